@@ -1,0 +1,39 @@
+# What one can do here. `make` alone lists it.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow check bench
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/bio-rl: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	@touch $@
+
+$(BIN)/pytest: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e ".[dev]"
+	@touch $@
+
+demo: $(BIN)/bio-rl  ## install, and train PPO on CartPole by feedback alignment (a minute or two)
+	$(BIN)/bio-rl train rule=feedback_alignment env=cartpole overwrite=true
+
+test: $(BIN)/pytest  ## install with the development tools, and run the tests (under 8 minutes on 2 cores)
+	$(BIN)/pytest -n auto
+
+slow: $(BIN)/pytest  ## run the tests that train agents to their full return
+	$(BIN)/pytest -m slow
+
+check: $(BIN)/pytest  ## format, lint and types, as in CI
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(BIN)/pytest  ## what is claimed about speed, measured here
+	$(BIN)/python benchmarks/update_cost.py
+	$(BIN)/python benchmarks/throughput.py
