@@ -1,0 +1,1 @@
+"""How a rule does what it does: what is measured on a network beside the return that it reaches."""

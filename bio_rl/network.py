@@ -1,0 +1,186 @@
+"""The network, and the one boundary that autograd does not cross.
+
+Autograd sees a network as a single function of its parameters. On the way up the network's rule
+runs its forward sweep; on the way down autograd brings the output error dL/dy, and the rule
+turns it into one update for every parameter. ``loss.backward(); optimizer.step()`` is all that a
+training loop needs, and it is what it had before.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from bio_rl.activations import ACTIVATIONS
+from bio_rl.layers import Dense
+from bio_rl.rules.base import Rule, Trace
+
+
+class Network(nn.Module):
+    """Layers, and the rule by which they learn.
+
+    Shapes: input ``(*members, batch, in_features)``, output ``(*members, batch, out_features)``.
+    ``loss.backward()`` leaves in each parameter's ``grad`` what the rule assigned to it; a
+    parameter to which the rule assigns nothing keeps ``grad = None``.
+
+    Attributes:
+        modulator: a number per sample, ``(batch,)``, that an agent may leave here before
+            ``backward`` and a rule may read there: the reward-prediction error.
+
+    Args:
+        layers: from input to output.
+        rule: a credit-assignment rule of its own for this network.
+
+    Raises:
+        ValueError: no layers, layers that do not fit together, or a rule that is in use already.
+    """
+
+    layers: Sequence[Dense]
+
+    def __init__(self, layers: Sequence[Dense], rule: Rule):
+        super().__init__()
+        _check_layers(layers)
+        self.layers = _Layers(layers)  # type: ignore[assignment]
+        self.modulator: Tensor | None = None
+        self.rule = rule
+        rule.attach(self)
+        self._rule_modules = list(rule.modules())
+
+    @classmethod
+    def from_sequential(cls, modules: nn.Sequential, rule: Rule) -> Self:
+        """A network with the layers and a copy of the weights of a plain torch MLP.
+
+        Args:
+            modules: ``nn.Linear``s, each followed by at most one activation.
+            rule: as for ``Network``.
+
+        Raises:
+            ValueError: a module that is neither, or an activation with arguments of its own.
+        """
+        return cls(_layers_of(modules), rule)
+
+    @property
+    def in_features(self) -> int:
+        return self.layers[0].in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.layers[-1].out_features
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return self.layers[0].members
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output, ``(*members, batch, in) -> (*members, batch, out)``.
+
+        Raises:
+            ValueError: an input of the wrong shape, or one that asks for a gradient: a rule
+                assigns credit to parameters, so the input would silently get none.
+        """
+        self._check_input(x)
+        if not torch.is_grad_enabled():
+            return self.rule.forward(self, x).activities[-1]
+        return _Boundary.apply(self, x, *self._learnable())  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def activities(self, x: Tensor) -> Sequence[Tensor]:
+        """Every layer's activity at the end of the forward sweep, the input first, without gradients."""
+        self._check_input(x)
+        return self.rule.forward(self, x).activities
+
+    def _learnable(self) -> list[nn.Parameter]:
+        # As `parameters()`, without its walk through the module tree at every forward sweep.
+        modules = (*self.layers, *self._rule_modules)
+        return [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad]
+
+    def _check_input(self, x: Tensor) -> None:
+        first = self.layers[0]
+        shape, members, in_features = x.shape, first.members, first.in_features
+        if len(shape) != len(members) + 2 or shape[:-2] != members or shape[-1] != in_features:
+            expected = ", ".join([*map(str, members), "batch", str(in_features)])
+            raise ValueError(f"the network's input must have shape ({expected}), not {tuple(shape)}")
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                "the network's input asks for a gradient, which a credit-assignment rule does not give; "
+                "detach it, or make what precedes it part of the network"
+            )
+
+
+class _Layers(nn.ModuleList):
+    """An ``nn.ModuleList`` whose look-ups are those of a tuple; its own cost as much as a small kernel."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(self._modules.values())[index]
+
+
+class _Boundary(torch.autograd.Function):
+    """Where autograd ends. Parameters are arguments so that their updates arrive as gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, network: Network, x: Tensor, *parameters: nn.Parameter) -> Tensor:
+        trace = network.rule.forward(network, x)
+        ctx.network, ctx.parameters = network, parameters  # type: ignore[attr-defined]
+        ctx.activity_count = len(trace.activities)  # type: ignore[attr-defined]
+        # Saved, not just kept: torch frees them after backward, and notices a parameter that was
+        # changed in between.
+        ctx.save_for_backward(*trace.activities, *trace.extra, *parameters)
+        return trace.activities[-1]
+
+    @staticmethod
+    def backward(ctx: Any, output_error: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("a Network can be differentiated once only: create_graph=True has no meaning here")
+        saved = ctx.saved_tensors
+        activities, extra = saved[: ctx.activity_count], saved[ctx.activity_count : -len(ctx.parameters)]
+        updates = ctx.network.rule.assign(ctx.network, Trace(activities, extra), output_error)
+        return (None, None, *map(updates.get, ctx.parameters))
+
+
+def _check_layers(layers: Sequence[Dense]) -> None:
+    if not layers:
+        raise ValueError("a network needs at least one layer")
+    for number, (below, above) in enumerate(pairwise(layers), start=1):
+        if below.out_features != above.in_features or below.members != above.members:
+            raise ValueError(
+                f"layers {number} and {number + 1} do not fit: {below.out_features} outputs and members "
+                f"{below.members} below, {above.in_features} inputs and members {above.members} above"
+            )
+
+
+def _layers_of(modules: nn.Sequential) -> list[Dense]:
+    layers: list[Dense] = []
+    pending: nn.Linear | None = None
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            if pending is not None:
+                layers.append(_dense(pending, "identity"))
+            pending = module
+        elif pending is None:
+            raise ValueError(f"{module} does not follow an nn.Linear")
+        else:
+            layers.append(_dense(pending, _activation_name(module)))
+            pending = None
+    if pending is not None:
+        layers.append(_dense(pending, "identity"))
+    return layers
+
+
+def _activation_name(module: nn.Module) -> str:
+    for name, activation in ACTIVATIONS.items():
+        # `inplace` changes no value; any other argument away from its default does.
+        if type(module) is activation.module and {**vars(module), "inplace": False} == {
+            **vars(activation.module()),
+            "inplace": False,
+        }:
+            return name
+    raise ValueError(f"{module} is not an activation that a Network has; known: {', '.join(ACTIVATIONS)}")
+
+
+def _dense(linear: nn.Linear, activation: str) -> Dense:
+    layer = Dense(linear.in_features, linear.out_features, activation, bias=linear.bias is not None)
+    layer.load_state_dict(linear.state_dict())
+    return layer.to(linear.weight)

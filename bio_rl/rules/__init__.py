@@ -1,0 +1,56 @@
+"""Credit-assignment rules, one file each.
+
+``bio_rl/rules/feedback_alignment.py`` holds the class ``FeedbackAlignment``, and its name is
+``feedback_alignment``: the file's name is the registration, so that a new rule edits nothing.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from bio_rl.rules.base import Rule, Trace
+
+__all__ = ["Rule", "Trace", "make_rule", "rule_class", "rule_names"]
+
+
+def rule_names() -> list[str]:
+    """The names of the rules that bio_rl ships."""
+    names = [module.name for module in iter_modules(__path__)]
+    return sorted(name for name in names if hasattr(import_module(f"{__name__}.{name}"), _class_name(name)))
+
+
+def rule_class(name: str) -> type[Rule]:
+    """The class of a rule by its name, or by ``module:Class`` for one of your own.
+
+    Raises:
+        ValueError: there is no such rule, or what has the name is none.
+    """
+    module_name, _, class_name = name.partition(":") if ":" in name else (f"{__name__}.{name}", "", _class_name(name))
+    try:
+        found = getattr(import_module(module_name), class_name)
+    except (ModuleNotFoundError, AttributeError):
+        raise ValueError(f"unknown rule {name!r}; known: {', '.join(rule_names())}, or module:Class") from None
+    if not (isinstance(found, type) and issubclass(found, Rule)):
+        raise ValueError(f"{name!r} is not a rule: it is no subclass of bio_rl.Rule")
+    return found
+
+
+def make_rule(rule: str | Rule, /, **settings: Any) -> Rule:
+    """A fresh rule by its name (see ``rule_class``); a rule object is returned as it is."""
+    return rule if isinstance(rule, Rule) else rule_class(rule)(**settings)
+
+
+def _class_name(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def __getattr__(name: str) -> type[Rule]:
+    """``from bio_rl.rules import FeedbackAlignment``: looked up when asked for."""
+    snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+    module = f"{__name__}.{snake}"
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -1,0 +1,44 @@
+"""Direct feedback alignment: the output error is broadcast to every hidden layer."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from bio_rl.layers import Updates
+from bio_rl.network import Network
+from bio_rl.rules.base import Rule, Trace, check_positive, local_updates, random_feedback
+
+
+class DirectFeedbackAlignment(Rule):
+    """Each hidden layer's delta is the output layer's, through fixed random weights of its own.
+
+    Args:
+        feedback_scale: the size of the feedback weights, 1 for that of fresh forward weights.
+
+    Raises:
+        ValueError: a ``feedback_scale`` that is not positive.
+    """
+
+    paper = "Nøkland 2016, Direct feedback alignment provides learning in deep neural networks"
+
+    def __init__(self, feedback_scale: float = 1.0):
+        super().__init__()
+        check_positive(feedback_scale=feedback_scale)
+        self.feedback_scale = feedback_scale
+
+    def connect(self, network: Network) -> None:
+        self.feedback = nn.ParameterList(
+            random_feedback(self, layer.weight, network.out_features, layer.out_features, self.feedback_scale)
+            for layer in network.layers[:-1]
+        )
+
+    def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
+        return local_updates(network, trace, self._deltas(network, trace, output_error))
+
+    def _deltas(self, network: Network, trace: Trace, output_error: Tensor) -> Iterator[Tensor]:
+        output = network.layers[-1]
+        output_delta = output.activation.gate(output_error, trace.activities[-1])
+        yield output_delta
+        for index in range(len(network.layers) - 2, -1, -1):
+            signal = output.feedback(output_delta, self.feedback[index])
+            yield network.layers[index].activation.gate(signal, trace.activities[index + 1], out=signal)

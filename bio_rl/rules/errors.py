@@ -1,0 +1,56 @@
+"""The output error as the rules that are non-linear in it need it, and what they say when they diverge.
+
+In reinforcement learning nothing labels an output; there is only dL/dy. Its size spans orders of
+magnitude between the samples and losses of one agent (a value head's reaches 50, a policy's is
+1e-3 / batch), so a rule that nudges with it directly is saturated by some samples and deaf to
+others. Such a rule nudges every sample by the same small amount along the error's direction, and
+scales what comes out by the error's size.
+"""
+
+from torch import Tensor
+
+
+class Divergence(ArithmeticError):
+    """A sweep whose numbers are no longer finite, or whose energy grows without bound.
+
+    Args:
+        rule: the rule's name.
+        layer: the layer, counted from 1 at the input.
+        step: the relaxation step, counted from 1.
+    """
+
+    def __init__(self, rule: str, layer: int, step: int):
+        super().__init__(f"{rule} diverged in layer {layer} at relaxation step {step}")
+        self.rule, self.layer, self.step = rule, layer, step
+
+
+def unit_error(output_error: Tensor) -> tuple[Tensor, Tensor]:
+    """Each sample's output error as a direction and a size.
+
+    Args:
+        output_error: ``(*members, batch, out)``.
+
+    Returns:
+        The direction, of norm 1 and of the same shape, and the size ``(*members, batch, 1)``,
+        whose product is the error. Where the error is zero both are exactly zero.
+    """
+    size = output_error.norm(dim=-1, keepdim=True)
+    return output_error / size.masked_fill(size == 0, 1), size
+
+
+def matched(update: Tensor, reference: Tensor) -> Tensor:
+    """An update of feedback weights, scaled to the norm of the forward update that it goes with.
+
+    An objective that feedback learns by has a size of its own, often thousands of times that of a
+    policy gradient. Unscaled, it would take the whole of a gradient clipped by its norm. Norms are
+    taken for each member; where the reference is zero so is the result.
+    """
+    norm = update.flatten(-2).norm(dim=-1)[..., None, None]
+    return update * (reference.flatten(-2).norm(dim=-1)[..., None, None] / norm.masked_fill(norm == 0, 1))
+
+
+def at_most(update: Tensor, reference: Tensor) -> Tensor:
+    """As ``matched``, for an update that vanishes once its weights are learnt: scaled down only, never up."""
+    norm = update.flatten(-2).norm(dim=-1)[..., None, None]
+    share = reference.flatten(-2).norm(dim=-1)[..., None, None] / norm.masked_fill(norm == 0, 1)
+    return update * share.clamp_max(1)

@@ -1,0 +1,48 @@
+"""The rules whose errors descend layer by layer differ in one thing: the weights they descend by."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from bio_rl.layers import Updates
+from bio_rl.network import Network
+from bio_rl.rules.base import Rule, Trace, check_positive, descend, local_updates, random_feedback
+
+
+class LayerwiseFeedback(Rule):
+    """Backprop's equations with feedback weights in place of the transposed forward weights."""
+
+    @abstractmethod
+    def feedback_weights(self, network: Network) -> Sequence[Tensor]: ...
+
+    def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
+        return local_updates(network, trace, descend(network, trace, output_error, self.feedback_weights(network)))
+
+
+class RandomFeedback(LayerwiseFeedback):
+    """Feedback weights that begin random, fixed unless the subclass learns them.
+
+    Args:
+        feedback_scale: their initial size, 1 for that of fresh forward weights.
+
+    Raises:
+        ValueError: a ``feedback_scale`` that is not positive.
+    """
+
+    learnt: ClassVar[bool] = False
+
+    def __init__(self, feedback_scale: float = 1.0):
+        super().__init__()
+        check_positive(feedback_scale=feedback_scale)
+        self.feedback_scale = feedback_scale
+
+    def connect(self, network: Network) -> None:
+        self.feedback = nn.ParameterList(
+            random_feedback(self, layer.weight, layer.out_features, layer.in_features, self.feedback_scale)
+            for layer in network.layers[1:]
+        ).requires_grad_(self.learnt)
+
+    def feedback_weights(self, network: Network) -> Sequence[Tensor]:
+        return list(self.feedback)

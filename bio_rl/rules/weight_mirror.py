@@ -1,0 +1,51 @@
+"""Weight mirror: feedback learns the forward weights from the responses to noise."""
+
+import torch
+from torch import Tensor
+
+from bio_rl.layers import Dense, Updates
+from bio_rl.network import Network
+from bio_rl.rules.base import Trace
+from bio_rl.rules.errors import matched
+from bio_rl.rules.layerwise import RandomFeedback
+
+
+class WeightMirror(RandomFeedback):
+    """Every update is followed by a mirror phase in which each layer's inputs are noise.
+
+    The covariance of noise x with the drive ``z = W x + b`` that it evokes is W, so the Hebbian
+    update with decay, ``B += cov(z, x) - B``, carries B to W without ever reading it (Akrout et
+    al. 2019). Only its direction is kept: the update has the norm of the forward
+    weights' own, so that it cannot outweigh them where gradients are clipped together.
+
+    Args:
+        samples: noise patterns shown to each layer a mirror phase.
+        feedback_scale: the initial size of the feedback weights, 1 for that of fresh forward weights.
+
+    Raises:
+        ValueError: fewer than 2 ``samples``, or a ``feedback_scale`` that is not positive.
+    """
+
+    learnt = True
+    paper = "Akrout, Wilson, Humphreys, Lillicrap & Tweed 2019, Deep learning without weight transport"
+    separate_phases = True
+    nonlocal_scalars = "norm of the feedback update"
+
+    def __init__(self, samples: int = 64, feedback_scale: float = 1.0):
+        super().__init__(feedback_scale)
+        if samples < 2:
+            raise ValueError(f"samples must be at least 2, not {samples}")
+        self.samples = samples
+
+    def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
+        updates = super().assign(network, trace, output_error)
+        for layer, feedback in zip(network.layers[1:], self.feedback, strict=True):
+            updates[feedback] = matched(feedback - self._mirror(layer), updates[layer.weight])
+        return updates
+
+    def _mirror(self, layer: Dense) -> Tensor:
+        """The covariance of the layer's drive with noise at its inputs, ``(*members, o, i)``."""
+        noise = self.randn((*layer.members, self.samples, layer.in_features), like=layer.weight)
+        drive = layer.drive(noise)
+        drive -= drive.mean(-2, keepdim=True)
+        return torch.matmul(drive.mT, noise).div_(self.samples - 1)

@@ -1,0 +1,60 @@
+"""Shared by all tests: one thread (small networks are faster so) and random networks to hold rules against."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from bio_rl import Dense, Network, Rule
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+Build = Callable[..., Network]
+
+
+@pytest.fixture
+def build() -> Build:
+    """``build(rule, sizes, activation, output, bias, members, gain)``: a random float64 network."""
+
+    def make(
+        rule: Rule,
+        sizes: Sequence[int] = (5, 8, 6, 3),
+        activation: str = "tanh",
+        output: str = "identity",
+        bias: bool = True,
+        members: Sequence[int] = (),
+        gain: float = 1.0,
+    ) -> Network:
+        names = [activation] * (len(sizes) - 2) + [output]
+        layers = [
+            Dense(i, o, name, bias, members).double() for (i, o), name in zip(pairwise(sizes), names, strict=True)
+        ]
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight *= gain
+        return Network(layers, rule)
+
+    return make
+
+
+@pytest.fixture
+def batch() -> Callable[..., tuple[Tensor, Tensor]]:
+    """``batch(network, size)``: a random input and output error in the network's dtype."""
+
+    def make(network: Network, size: int = 7) -> tuple[Tensor, Tensor]:
+        dtype = network.layers[0].weight.dtype
+        x = torch.randn(*network.members, size, network.in_features, dtype=dtype)
+        return x, torch.randn(*network.members, size, network.out_features, dtype=dtype)
+
+    return make
