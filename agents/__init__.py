@@ -1,0 +1,10 @@
+"""Stable-Baselines3's agents, whose networks learn by a credit-assignment rule of your choice."""
+
+from agents.a2c import A2C
+from agents.policy import RulePolicy
+from agents.ppo import PPO
+from agents.reinforce import REINFORCE
+from agents.saving import load_model, save_model
+from agents.spaces import flatten_observation
+
+__all__ = ["A2C", "PPO", "REINFORCE", "RulePolicy", "flatten_observation", "load_model", "save_model"]

@@ -1,0 +1,259 @@
+"""Models on disk, without pickle: tensors as safetensors, everything else as YAML.
+
+A folder holds ``policy.safetensors`` (every tensor of the policy, feedback weights and random
+generators included), ``policy.yaml`` (what rebuilds the policy), and, where the agent's environment
+is normalised, ``vec_normalize.safetensors`` and ``vec_normalize.yaml``. Loading reads data and calls
+nothing but our own classes; a rule of your own is imported by its name, so it must be installed.
+
+What training needs beyond the policy is not here: to go on with a training, use the agents'
+``save`` and ``load``, or give its settings to ``load_model``.
+"""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from gymnasium import spaces
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+
+from agents.a2c import A2C
+from agents.base import RuleAgent
+from agents.ppo import PPO
+from agents.reinforce import REINFORCE
+from bio_rl import Rule
+from bio_rl.rules import rule_class, rule_names
+
+AGENTS: dict[str, type[RuleAgent]] = {"PPO": PPO, "A2C": A2C, "REINFORCE": REINFORCE}
+# Settings of a policy that say how it learns, not how it acts.
+LEARNING = ("optimizer_class", "optimizer_kwargs", "critic_lr_ratio")
+NORMALIZER = ("norm_obs", "norm_obs_keys", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
+
+
+def save_model(agent: RuleAgent, folder: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+    """Save an agent's policy, and the statistics by which its environment is normalised.
+
+    Args:
+        agent: a PPO, A2C or REINFORCE.
+        folder: made if it is not there.
+        vec_normalize: the normaliser; ``None`` for that of the agent's environment, if any.
+
+    Raises:
+        ValueError: an agent, a rule or a setting that cannot be written as data.
+    """
+    folder = Path(folder)
+    description = _yaml(_describe(agent))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "policy.yaml").write_text(description)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in agent.policy.state_dict().items()}
+    save_file(tensors, folder / "policy.safetensors")
+    normalizer = vec_normalize or agent.get_vec_normalize_env()
+    if normalizer is not None:
+        _save_normalizer(normalizer, folder)
+
+
+def load_model(
+    folder: str | Path, env: GymEnv | str | None = None, device: torch.device | str = "cpu", **settings: Any
+) -> RuleAgent:
+    """Rebuild an agent that ``save_model`` saved; it acts as it did, bit for bit.
+
+    Args:
+        folder: where it was saved.
+        env: an environment to act in. If the agent's was normalised, so is this one, as
+            ``agent.get_env()``: by the saved statistics, which stay as they are, and with the
+            task's own rewards. To train on, set ``training`` and ``norm_reward`` of
+            ``agent.get_vec_normalize_env()``.
+        device: where the policy goes.
+        **settings: how to train on, as for the agent's constructor.
+
+    Raises:
+        FileNotFoundError: there is no model in the folder.
+        ValueError: a file that is not as ``save_model`` writes it, or an environment whose spaces
+            are not those of the agent's own.
+    """
+    folder = Path(folder)
+    description = yaml.safe_load((folder / "policy.yaml").read_text())
+    try:
+        agent_class = AGENTS[description["agent"]]
+        observation_space = load_space(description["observation_space"])
+        action_space = load_space(description["action_space"])
+        policy_kwargs = _policy_kwargs(description["policy"])
+        use_sde = description["use_sde"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'policy.yaml'} does not describe a policy: {error!r}") from None
+    if env is not None:
+        env = _vectorised(agent_class, env)
+        check_for_correct_spaces(env, observation_space, action_space)
+        if (folder / "vec_normalize.yaml").exists():
+            env = _load_normalizer(env, folder)
+    agent = agent_class(env, use_sde=use_sde, device=device, _init_setup_model=False, **settings)
+    if env is None:
+        agent.observation_space, agent.action_space, agent.n_envs = observation_space, action_space, 1
+    agent.policy_kwargs.update(policy_kwargs)
+    agent._setup_model()
+    agent.policy.load_state_dict(load_file(folder / "policy.safetensors", device=str(agent.device)))
+    return agent
+
+
+def rule_settings(rule: Rule) -> dict[str, Any]:
+    """A rule's settings by the names of its constructor's arguments.
+
+    Every rule keeps each argument in an attribute of the same name.
+
+    Raises:
+        ValueError: an argument that the rule does not keep.
+    """
+    names = list(inspect.signature(type(rule)).parameters)
+    if missing := [name for name in names if not hasattr(rule, name)]:
+        raise ValueError(
+            f"{type(rule).__name__} cannot be saved: it must keep its setting {missing[0]!r} as self.{missing[0]}"
+        )
+    return {name: getattr(rule, name) for name in names}
+
+
+def dump_space(space: spaces.Space[Any]) -> dict[str, Any]:
+    """A space as plain data.
+
+    Raises:
+        ValueError: a kind of space that no agent takes.
+    """
+    match space:
+        case spaces.Box():
+            bounds = {"low": _bound(space.low), "high": _bound(space.high)}
+            return {"type": "Box", **bounds, "shape": list(space.shape), "dtype": space.dtype.name}
+        case spaces.Discrete():
+            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case spaces.MultiDiscrete():
+            counts = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+            return {"type": "MultiDiscrete", **counts, "dtype": space.dtype.name}
+        case spaces.MultiBinary():
+            return {"type": "MultiBinary", "n": np.asarray(space.n).tolist()}
+        case spaces.Dict():
+            # A list, because the order counts.
+            return {"type": "Dict", "spaces": [[key, dump_space(part)] for key, part in space.items()]}
+        case spaces.Tuple():
+            return {"type": "Tuple", "spaces": [dump_space(part) for part in space]}
+    raise ValueError(f"space {space} cannot be saved")
+
+
+def load_space(data: dict[str, Any]) -> spaces.Space[Any]:
+    """The space that ``dump_space`` wrote.
+
+    Raises:
+        KeyError: data that lack an entry.
+        ValueError: a kind of space that no agent takes.
+    """
+    match data["type"]:
+        case "Box":
+            shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+            low, high = (np.broadcast_to(np.array(data[bound], dtype), shape) for bound in ("low", "high"))
+            return spaces.Box(low, high, dtype=dtype.type)
+        case "Discrete":
+            return spaces.Discrete(data["n"], start=data["start"])
+        case "MultiDiscrete":
+            dtype = np.dtype(data["dtype"])
+            return spaces.MultiDiscrete(np.array(data["nvec"], dtype), dtype.type, start=np.array(data["start"], dtype))
+        case "MultiBinary":
+            return spaces.MultiBinary(data["n"])
+        case "Dict":
+            return spaces.Dict([(key, load_space(part)) for key, part in data["spaces"]])
+        case "Tuple":
+            return spaces.Tuple([load_space(part) for part in data["spaces"]])
+    raise ValueError(f"unknown space {data['type']!r}")
+
+
+def _describe(agent: RuleAgent) -> dict[str, Any]:
+    if type(agent).__name__ not in AGENTS:
+        raise ValueError(f"{type(agent).__name__} cannot be saved; {', '.join(AGENTS)} can")
+    networks = agent.policy.networks
+    rules = {"rule": networks["shared" if "shared" in networks else "actor"].rule}
+    if "critic" in networks:
+        rules["critic_rule"] = networks["critic"].rule
+    policy = {name: value for name, value in agent.policy_kwargs.items() if name not in LEARNING}
+    return {
+        "agent": type(agent).__name__,
+        "observation_space": dump_space(agent.observation_space),
+        "action_space": dump_space(agent.action_space),
+        "use_sde": agent.use_sde,
+        "policy": {**policy, **{key: _dump_rule(rule) for key, rule in rules.items()}},
+    }
+
+
+def _policy_kwargs(saved: dict[str, Any]) -> dict[str, Any]:
+    rules = {key: _load_rule(saved[key]) for key in ("rule", "critic_rule") if saved[key] is not None}
+    return {**saved, **rules}
+
+
+def _dump_rule(rule: Rule) -> dict[str, Any]:
+    return {"name": _rule_name(type(rule)), "settings": rule_settings(rule)}
+
+
+def _load_rule(saved: dict[str, Any]) -> Rule:
+    # A name is data, and could be that of any function: `rule_class` finds only rules.
+    return rule_class(saved["name"])(**saved["settings"])
+
+
+def _rule_name(kind: type[Rule]) -> str:
+    name = kind.__module__.rpartition(".")[2]
+    if name in rule_names() and rule_class(name) is kind:
+        return name
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _bound(bound: np.ndarray) -> Any:
+    """One number where all are equal."""
+    values = np.unique(bound)
+    return values[0].item() if len(values) == 1 else bound.tolist()
+
+
+def _vectorised(agent_class: type[RuleAgent], env: GymEnv | str) -> VecEnv:
+    return agent_class._wrap_env(maybe_make_env(env, verbose=0))
+
+
+def _save_normalizer(normalizer: VecNormalize, folder: Path) -> None:
+    (folder / "vec_normalize.yaml").write_text(_yaml({name: getattr(normalizer, name) for name in NORMALIZER}))
+    arrays = {
+        f"{name}.{moment}": np.asarray(getattr(statistics, moment), dtype=np.float64)
+        for name, statistics in _statistics(normalizer).items()
+        for moment in ("mean", "var", "count")
+    }
+    save_arrays(arrays, folder / "vec_normalize.safetensors")
+
+
+def _load_normalizer(env: VecEnv, folder: Path) -> VecEnv:
+    """The environment, normalised by the saved statistics, which it does not change."""
+    settings = yaml.safe_load((folder / "vec_normalize.yaml").read_text())
+    arrays = load_arrays(folder / "vec_normalize.safetensors")
+    normalizer = unwrap_vec_normalize(env)
+    if normalizer is None:
+        env = normalizer = VecNormalize(env, **settings)
+    for name, statistics in _statistics(normalizer).items():
+        for moment in ("mean", "var", "count"):
+            setattr(statistics, moment, arrays[f"{name}.{moment}"])
+    normalizer.training = normalizer.norm_reward = False
+    return env
+
+
+def _statistics(normalizer: VecNormalize) -> dict[str, RunningMeanStd]:
+    statistics = {"returns": normalizer.ret_rms}
+    if normalizer.norm_obs and isinstance(normalizer.obs_rms, dict):
+        statistics |= {f"observations.{key}": value for key, value in normalizer.obs_rms.items()}
+    elif normalizer.norm_obs:
+        statistics["observations"] = normalizer.obs_rms
+    return statistics
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    try:
+        return yaml.safe_dump(data, sort_keys=False)
+    except yaml.representer.RepresenterError as error:
+        raise ValueError(f"only plain data can be saved: {error}") from None
