@@ -1,0 +1,89 @@
+"""The command ``bio-rl``. Heavy imports wait until a subcommand needs them, so that help is instant."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bio_rl.cli.errors import UserError, nearest
+
+USAGE = """\
+usage: bio-rl COMMAND ...
+
+Reinforcement-learning agents that learn by biologically plausible credit assignment.
+
+commands:
+  train   train an agent, as in: bio-rl train rule=feedback_alignment env=cartpole
+  play    watch a trained agent: bio-rl play RUN_FOLDER [--video FILE.mp4]
+  rules   the credit-assignment rules and their properties [--json]
+
+bio-rl COMMAND --help says more.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, 1 (a run failed), 2 (bad input) or 130 (interrupted)."""
+    command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    # A user's own rules and environments, beside what is installed and never in front of it.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return _command(command)(arguments)
+    except UserError as error:
+        print(f"bio-rl {command}: {error}" if command in COMMANDS else f"bio-rl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    if name not in COMMANDS:
+        raise UserError(f"no command {name!r}{nearest(name, COMMANDS)} (commands: {', '.join(COMMANDS)})")
+    return COMMANDS[name]
+
+
+def _train(arguments: list[str]) -> int:
+    from bio_rl.cli.train import train
+
+    return train(arguments)
+
+
+def _play(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="bio-rl play", description="Watch a trained agent act.")
+    parser.add_argument("run_folder", type=Path, help="the folder of a finished run")
+    parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="write a video instead of opening a window")
+    parser.add_argument("--episodes", type=_count, default=1, help="how many (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default: 0)")
+    options = parser.parse_args(arguments)
+
+    from bio_rl.cli.play import play
+
+    return play(options.run_folder, options.video, options.episodes, options.seed)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _rules(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="bio-rl rules", description="The rules and their properties.")
+    parser.add_argument("--json", action="store_true", help="as data")
+    options = parser.parse_args(arguments)
+
+    from bio_rl.cli.rules import print_table, properties
+
+    if options.json:
+        print(json.dumps(properties(), indent=2, ensure_ascii=False))
+    else:
+        print_table(properties())
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": _train, "play": _play, "rules": _rules}

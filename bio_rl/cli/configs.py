@@ -1,0 +1,256 @@
+"""The configs of a command line: found, composed, and checked before anything is written."""
+
+import os
+import re
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import bio_rl
+from bio_rl.cli.errors import UserError, first_line, nearest
+
+CONFIG = "train"
+LONGEST_SUFFIX = 200
+"""A longer folder name would hit the file system's limit; a hash takes the place of what is cut."""
+
+
+def config_folder() -> Path:
+    """conf/: inside the package where it was installed from a wheel, beside it in a checkout."""
+    package = Path(bio_rl.__file__).parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+@dataclass
+class Job:
+    """One run of a command line.
+
+    Attributes:
+        config: what the run gets.
+        folder: where it will write.
+    """
+
+    config: DictConfig
+    folder: Path
+
+
+def shorthand(overrides: Iterable[str]) -> list[str]:
+    """``critic_rule=NAME`` as Hydra writes it: the group ``rule``, put at ``critic_rule``."""
+    return [f"rule@{override}" if override.startswith("critic_rule=") else override for override in overrides]
+
+
+def folder_suffix(overrides: str) -> str:
+    """What else was overridden, as the end of a folder's name: ``,key=value,...`` or nothing."""
+    # Hydra cannot tell the rule, which the folder is named by already, from the critic's.
+    overrides = re.sub(r"(^|,)rule=[^,]*", "", overrides).lstrip(",").replace("rule@critic_rule=", "critic_rule=")
+    if not overrides:
+        return ""
+    name = "," + overrides.replace(os.sep, "_")
+    return name if len(name) <= LONGEST_SUFFIX else f"{name[:LONGEST_SUFFIX]}~{sha256(name.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("folder_suffix", folder_suffix, replace=True)
+
+
+def compose_jobs(args: Namespace) -> list[Job]:
+    """The jobs that Hydra will run for these arguments, every override checked.
+
+    A sweeper other than Hydra's basic one chooses its jobs as it goes; for it there are none.
+
+    Raises:
+        UserError: an override that names nothing, has the wrong type, or cannot be composed.
+    """
+    search_path = create_config_search_path(str(config_folder()))
+    if args.config_dir is not None:
+        if not Path(args.config_dir).is_dir():
+            raise UserError(f"--config-dir: there is no folder {args.config_dir!r}")
+        # Where Hydra itself puts it.
+        folder = f"file://{Path(args.config_dir).resolve()}"
+        search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
+    hydra = Hydra.create_main_hydra2(CONFIG, search_path)
+    try:
+        return _Composer(hydra, args.config_name or CONFIG).jobs(args.overrides, args.multirun)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(first_line(error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+class _Composer:
+    def __init__(self, hydra: Hydra, config_name: str):
+        self.loader = hydra.config_loader
+        self.config_name = config_name
+
+    def jobs(self, lines: Sequence[str], multirun: bool) -> list[Job]:
+        overrides = [self._parse(line) for line in lines]
+        for override in overrides:
+            self._check_choice(override)
+        # Mode and sweeper depend on the choices alone.
+        master = self._compose(self._choices(overrides), RunMode.MULTIRUN)
+        if not (multirun or master.hydra.mode == RunMode.MULTIRUN):
+            self._refuse_sweeps(overrides)
+            return [self._job(lines, RunMode.RUN)]
+        if not master.hydra.sweeper._target_.endswith(".BasicSweeper"):
+            return []
+        swept = [self._parse(f"{key}={value}") for key, value in (master.hydra.sweeper.params or {}).items()]
+        for override in swept:
+            self._check_choice(override)
+        ours = [override for override in overrides if not override.is_hydra_override()]
+        hydras = [line for o in overrides if o.is_hydra_override() and (line := o.input_line) is not None]
+        (combinations,) = BasicSweeper.split_arguments([*swept, *ours], None)
+        return [self._job([*hydras, *combination], RunMode.MULTIRUN) for combination in combinations]
+
+    def _compose(self, lines: Sequence[str], mode: RunMode) -> DictConfig:
+        return self.loader.load_configuration(
+            self.config_name, list(lines), run_mode=mode, validate_sweep_overrides=False
+        )
+
+    def _job(self, lines: Sequence[str], mode: RunMode) -> Job:
+        self._check_settings([self._parse(line) for line in lines])
+        full = self._compose(lines, RunMode.RUN)
+        config = full.copy()
+        _remove_hydra(config)
+        for key in _missing(config):
+            raise UserError(f"{key} has no value; give one, as {key}=...")
+        folder = Path(full.hydra.run.dir)
+        if mode == RunMode.MULTIRUN:
+            folder = Path(full.hydra.sweep.dir, full.hydra.sweep.subdir)
+        return Job(config, folder)
+
+    def _is_choice(self, override: Override) -> bool:
+        return override.is_hydra_override() or override.key_or_group in self.groups
+
+    def _choices(self, overrides: Iterable[Override]) -> list[str]:
+        return [line for o in overrides if self._is_choice(o) and (line := o.input_line) is not None]
+
+    # -- checks of the overrides ---------------------------------------------------------
+
+    def _parse(self, line: str) -> Override:
+        try:
+            return OverridesParser.create(self.loader).parse_override(line)
+        except HydraException as error:
+            raise UserError(f"{line!r} is not of the form key=value: {first_line(error)}") from error
+
+    def _refuse_sweeps(self, overrides: Iterable[Override]) -> None:
+        for override in overrides:
+            if override.is_sweep_override():
+                raise UserError(f"{override.input_line} is a sweep over several runs: add -m")
+
+    @cached_property
+    def groups(self) -> list[str]:
+        return [group for group in self.loader.list_groups("") if group != "hydra"]
+
+    def _check_choice(self, override: Override) -> None:
+        """A group must exist, and so must each choice from it."""
+        group = override.key_or_group
+        if override.is_hydra_override() or override.is_delete() or group not in self.groups:
+            return
+        known = self.loader.get_group_options(group)
+        values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
+        for choice in values:
+            if isinstance(choice, str) and choice not in known and not choice.startswith("$"):
+                key = override.get_key_element().removeprefix("rule@")
+                raise UserError(
+                    f"{key}={choice}: {group} has no choice {choice!r}{nearest(choice, known)} "
+                    f"({group}/ has {', '.join(known)})"
+                )
+
+    def _check_settings(self, overrides: Sequence[Override]) -> None:
+        """A setting must exist in the configs that the choices made, and keep its type."""
+        base = self._compose(self._choices(overrides), RunMode.RUN)
+        for override in overrides:
+            if self._is_choice(override) or override.is_add() or override.is_force_add() or override.is_delete():
+                continue
+            self._check_key(override.key_or_group, base)
+            default = OmegaConf.select(base, override.key_or_group, throw_on_missing=False)
+            _check_type(override.key_or_group, default, override.value())
+
+    def _check_key(self, key: str, base: DictConfig) -> None:
+        node: Any = base
+        path: list[str] = []
+        for name in key.split("."):
+            known = [str(each) for each in node if each != "hydra"] if isinstance(node, DictConfig) else []
+            if name not in known:
+                if not path:
+                    raise UserError(f"no setting or group {name!r}{nearest(name, [*known, *self.groups])}")
+                raise UserError(
+                    f"{key}: {self._where(path, base)} has no key {name!r}{nearest(name, known)} "
+                    f"(+{key}=... adds a new one)"
+                )
+            path.append(name)
+            node = OmegaConf.select(base, ".".join(path), throw_on_missing=False)
+
+    def _where(self, path: Sequence[str], base: DictConfig) -> str:
+        group = f"rule@{path[0]}" if path[0] == "critic_rule" else path[0]
+        choice = base.hydra.runtime.choices.get(group)
+        file = f"{group.partition('@')[0]}/{choice}.yaml" if choice else f"{self.config_name}.yaml"
+        return f"{'.'.join(path)} ({file})"
+
+
+def _remove_hydra(config: DictConfig) -> None:
+    """Hydra's own node leaves the config, as it does for the run."""
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    OmegaConf.set_struct(config, True)
+
+
+def _missing(node: DictConfig, path: str = "") -> Iterator[str]:
+    """The keys without a value, without following interpolations to them."""
+    for key in map(str, node):
+        if OmegaConf.is_missing(node, key):
+            yield path + key
+        elif not OmegaConf.is_interpolation(node, key) and isinstance(node[key], DictConfig):
+            yield from _missing(node[key], f"{path}{key}.")
+
+
+def _check_type(key: str, default: Any, value: Any) -> None:
+    if default is None or (isinstance(value, str) and value.startswith("$")):
+        return
+    schedule = key.endswith(("learning_rate", "clip_range")) and isinstance(value, str) and value.startswith("lin_")
+    if not (schedule or _same_type(default, value, key)):
+        raise UserError(f"{key}={_text(value)}: {key} must be {_type_name(default, key)}, as in {key}={_text(default)}")
+
+
+def _same_type(default: Any, value: Any, key: str) -> bool:
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, int):
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(default, float) or (isinstance(default, str) and default.startswith("lin_")):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, str):
+        return isinstance(value, str | int | float)
+    if isinstance(default, ListConfig):
+        return isinstance(value, list) and all(_same_type(default[0], each, key) for each in value if len(default))
+    return value is None or isinstance(value, dict)
+
+
+def _type_name(default: Any, key: str) -> str:
+    if isinstance(default, bool):
+        return "true or false"
+    if isinstance(default, int):
+        return "a whole number"
+    if isinstance(default, float) or (isinstance(default, str) and default.startswith("lin_")):
+        return "a number"
+    if isinstance(default, ListConfig):
+        return f"a list of {_type_name(default[0], key).removeprefix('a ')}s" if len(default) else "a list"
+    return "text" if isinstance(default, str) else "a mapping"
+
+
+def _text(value: Any) -> str:
+    return str(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value).replace(" ", "")

@@ -1,0 +1,95 @@
+"""``bio-rl play``: a trained agent acts, in a window or into a video file."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+from omegaconf import DictConfig, OmegaConf
+
+from agents import load_model
+from agents.base import RuleAgent
+from bio_rl.cli.errors import UserError, first_line
+from bio_rl.experiment.environments import make_env
+
+FRAMES_A_SECOND = 30
+"""Where the environment itself names none."""
+
+
+def play(run_folder: Path, video: Path | None, episodes: int, seed: int) -> int:
+    """Show a run's agent act deterministically, and print each episode's return.
+
+    Args:
+        run_folder: of a run that saved its model.
+        video: the file to write; ``None`` for a window.
+        episodes: how many.
+        seed: of the first episode; the others count on from it.
+
+    Raises:
+        UserError: a folder without a model, no window, or no video writer.
+    """
+    config = _config(run_folder)
+    if video is not None:
+        _check_video(video)
+    env = _make(config, "human" if video is None else "rgb_array")
+    agent = load_model(run_folder / "model", env)
+    frames: list[np.ndarray] = []
+    for number in range(episodes):
+        episode_return = _episode(agent, seed + number, None if video is None else frames)
+        print(f"episode {number + 1}: return {episode_return:.1f}")
+    if video is not None:
+        _write_video(video, frames, env.metadata.get("render_fps") or FRAMES_A_SECOND)
+        print(f"wrote {video}")
+    env.close()
+    return 0
+
+
+def _config(run_folder: Path) -> DictConfig:
+    for needed in (run_folder / ".hydra" / "config.yaml", run_folder / "model" / "policy.yaml"):
+        if not needed.is_file():
+            raise UserError(f"{run_folder} is not the folder of a run with a saved model: it has no {needed.name}")
+    config = OmegaConf.load(run_folder / ".hydra" / "config.yaml")
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _make(config: DictConfig, render_mode: str) -> gymnasium.Env:
+    try:
+        return make_env(config.env, render_mode)
+    except DependencyNotInstalled as error:
+        extra = config.env.extra
+        raise UserError(f'pip install "bio-rl[{extra}]"' if extra else first_line(error)) from error
+    except gymnasium.error.Error as error:
+        raise UserError(first_line(error)) from error
+
+
+def _check_video(video: Path) -> None:
+    try:
+        import moviepy  # noqa: F401
+    except ImportError as error:
+        raise UserError('writing a video needs moviepy: pip install "bio-rl[video]"') from error
+    if video.suffix != ".mp4" or not video.absolute().parent.is_dir():
+        raise UserError(f"--video {video}: give the name of an .mp4 file in a folder that exists")
+
+
+def _episode(agent: RuleAgent, seed: int, frames: list[np.ndarray] | None) -> float:
+    """The return of one episode, whose frames are added to ``frames`` if these are wanted."""
+    envs = agent.get_env()
+    assert envs is not None
+    envs.seed(seed)
+    observations: Any = envs.reset()
+    episode_return, done = 0.0, False
+    while not done:
+        if frames is not None:
+            frames.append(np.asarray(envs.render()))
+        actions, _ = agent.predict(observations, deterministic=True)
+        observations, rewards, dones, _ = envs.step(actions)
+        episode_return, done = episode_return + float(rewards[0]), bool(dones[0])
+    return episode_return
+
+
+def _write_video(video: Path, frames: list[np.ndarray], frames_a_second: float) -> None:
+    from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+
+    ImageSequenceClip(frames, fps=frames_a_second).write_videofile(str(video), logger=None, audio=False)

@@ -1,0 +1,172 @@
+"""``bio-rl train``: a Hydra app, whose input is checked before Hydra writes anything."""
+
+import os
+import sys
+import warnings
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+from tempfile import TemporaryFile
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, shorthand
+from bio_rl.cli.errors import UserError, first_line, nearest
+from bio_rl.experiment.result import read_result
+
+FINISHED = ("done", "diverged", "interrupted")
+"""Statuses of runs that hold something which is not to be overwritten silently."""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Check, then hand over to Hydra.
+
+    Raises:
+        UserError: anything wrong with the arguments; nothing has been written then.
+    """
+    args = parse(arguments)
+    jobs = compose_jobs(args)
+    if not _only_shows(args):
+        check_agents()
+        check_folders(jobs)
+        for job in jobs:
+            check_build(job)
+    _hand_over([*args.flags, *args.overrides])
+    return 0 if _only_shows(args) else _summary(jobs)
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """The arguments as Hydra understands them: ``overrides``, and as they were the others, ``flags``."""
+    parser = get_args_parser()
+    args, unknown = parser.parse_known_intermixed_args(list(arguments))
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise UserError(f"no option {unknown[0]}{nearest(unknown[0], flags)}")
+    args.flags = [each for each in arguments if each not in args.overrides]
+    args.overrides = shorthand(args.overrides)
+    return args
+
+
+def check_agents() -> None:
+    """Refuse a package ``agents`` that is not ours: another distribution may have brought one."""
+    import bio_rl
+
+    remedy = (
+        "bio-rl needs its own: use a fresh virtual environment, or "
+        "pip uninstall the other distribution and pip install --force-reinstall --no-deps bio-rl"
+    )
+    try:
+        import agents
+    except Exception as error:
+        raise UserError(f"the package 'agents' cannot be imported ({first_line(error)}); {remedy}") from error
+    beside = Path(bio_rl.__file__).parent.parent / "agents" / "__init__.py"
+    if agents.__file__ is None or Path(agents.__file__) != beside or not hasattr(agents, "RulePolicy"):
+        raise UserError(f"the package 'agents' that Python imports is another one ({agents.__file__}); {remedy}")
+
+
+def check_folders(jobs: Sequence[Job]) -> None:
+    """Every run needs a folder of its own that can be written and holds no finished run."""
+    seen: set[Path] = set()
+    for job in jobs:
+        folder = job.folder
+        if folder in seen:
+            raise UserError(
+                f"two runs of this sweep would share the folder {folder}; swept twice, or set in hydra.sweep"
+            )
+        seen.add(folder)
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        try:
+            TemporaryFile(dir=existing).close()
+        except OSError as error:
+            raise UserError(f"the folder {folder} cannot be written: {existing}: {error.strerror}") from error
+        result = read_result(folder)
+        if result is not None and result["status"] in FINISHED and not job.config.overwrite:
+            raise UserError(f"{folder} holds a finished run ({result['status']}); overwrite=true replaces it")
+
+
+def check_build(job: Job) -> None:
+    """Build in memory all that the run will build; what objects to its settings says so now."""
+    from gymnasium.error import DependencyNotInstalled
+    from hydra.errors import InstantiationException
+
+    from bio_rl.experiment.run import check
+
+    extra = job.config.env.extra
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            check(job.config)
+    except DependencyNotInstalled as error:
+        remedy = f'pip install "bio-rl[{extra}]"' if extra else first_line(error)
+        raise UserError(f"{job.config.env.id} needs a simulator that is not installed: {remedy}") from error
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        cause = error
+        while isinstance(cause, InstantiationException) and isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        raise UserError(first_line(cause)) from error
+
+
+def run_job(config: DictConfig) -> None:
+    """Hydra's task function: one run, in the folder that Hydra made for it."""
+    from bio_rl.experiment.run import run
+
+    context = HydraConfig.get()
+    folder = Path(context.runtime.output_dir)
+    chosen = context.runtime.choices
+    choices = {
+        "agent": chosen["agent"],
+        "rule": chosen["rule"],
+        "critic_rule": chosen.get("rule@critic_rule") or chosen["rule"],
+    }
+    result = run(config, folder, choices)
+    _report(result, _relative(folder))
+    if result["status"] == "interrupted":
+        raise KeyboardInterrupt
+
+
+def _only_shows(args: Namespace) -> bool:
+    return bool(args.help or args.hydra_help or args.cfg or args.info or args.shell_completion)
+
+
+def _hand_over(arguments: Sequence[str]) -> None:
+    program, sys.argv = sys.argv, ["bio-rl train", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=CONFIG)(run_job)()
+    finally:
+        sys.argv = program
+
+
+def _report(result: dict[str, Any], folder: Path) -> None:
+    if result["status"] == "done":
+        print(
+            f"return {result['return_mean']:.1f} ± {result['return_std']:.1f} in {result['return_episodes']} episodes"
+            f" | bio-rl play {quote(str(folder))} | tensorboard --logdir {quote(folder.parts[0])}"
+        )
+    else:
+        why = f": {result['error']} (see traceback.txt there)" if "error" in result else ""
+        print(f"{result['status']} in {folder}{why}", file=sys.stderr)
+
+
+def _summary(jobs: Sequence[Job]) -> int:
+    """The exit code; after a sweep, which of its runs are not done."""
+    unfinished = {job.folder: status for job in jobs if (status := _status(job.folder)) != "done"}
+    if unfinished and len(jobs) > 1:
+        print(f"{len(unfinished)} of {len(jobs)} runs are not done:", file=sys.stderr)
+        for folder, status in unfinished.items():
+            print(f"  {status}: {folder}", file=sys.stderr)
+    return 1 if unfinished else 0
+
+
+def _status(folder: Path) -> str:
+    result = read_result(folder)
+    return "not started" if result is None else result["status"]
+
+
+def _relative(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -1,0 +1,41 @@
+"""A rule of your own: feedback alignment through synapses that sometimes fail."""
+
+import torch
+from torch import Tensor, nn
+
+from bio_rl import Network, Rule
+from bio_rl.layers import Updates
+from bio_rl.rules.base import Trace, descend, local_updates, random_feedback
+
+
+class NoisyFeedback(Rule):
+    """Errors descend through fixed random weights, each silent for an update with some probability.
+
+    Args:
+        failure: the probability.
+
+    Raises:
+        ValueError: a probability outside [0, 1).
+    """
+
+    paper = "an example"
+
+    def __init__(self, failure: float = 0.2):
+        super().__init__()
+        if not 0 <= failure < 1:
+            raise ValueError(f"failure must be a probability below 1, not {failure}")
+        self.failure = failure
+
+    def connect(self, network: Network) -> None:
+        self.feedback = nn.ParameterList(
+            random_feedback(self, layer.weight, layer.out_features, layer.in_features, scale=1.0)
+            for layer in network.layers[1:]
+        )
+
+    def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
+        feedback = [self._transmitted(weight) for weight in self.feedback]
+        return local_updates(network, trace, descend(network, trace, output_error, feedback))
+
+    def _transmitted(self, weight: Tensor) -> Tensor:
+        works = torch.rand(weight.shape, generator=self.generator) >= self.failure
+        return weight * works.to(weight)

@@ -1,0 +1,86 @@
+"""A user's mistake: one line that names it and what would be right, exit code 2, nothing written."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import gymnasium
+import pytest
+
+from bio_rl.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("trian", "did you mean 'train'"),
+        ("train --multrun", "did you mean '--multirun'"),
+        ("train seed", "key=value"),
+        ("train rul=backprop", "did you mean 'rule'"),
+        ("train rule=backprp", "did you mean 'backprop'"),
+        ("train critic_rule=readuot", "critic_rule=readuot: rule has no choice 'readuot'; did you mean 'readout'"),
+        ("train -m rule=backprop,readot", "did you mean 'readout'"),
+        ("train rule=backprop,readout", "add -m"),
+        ("train -m seed=0,0", "would share the folder"),
+        (
+            "train optimizer.learnin_rate=1",
+            "optimizer/adam.yaml) has no key 'learnin_rate'; did you mean 'learning_rate'",
+        ),
+        ("train agent=a2c agent.n_step=1", "agent/a2c.yaml) has no key 'n_step'; did you mean 'n_steps'"),
+        ("train rule=readout rule.hiden_bias=1", "did you mean 'hidden_bias'"),
+        ("train optimizer.learning_rate=fast", "must be a number"),
+        ("train optimizer.learning_rate=lin_x", "must be a number above 0"),
+        ("train optimizer.learning_rate=0", "must be a number above 0"),
+        ("train env.timesteps=1e5", "must be a whole number"),
+        ("train env.n_envs=0", "env.n_envs must be a whole number of at least 1"),
+        ("train agent.gamma=1.5", "at most 1"),
+        ("train overwrite=maybe", "true or false"),
+        ("train network.hidden=64", "a list of whole numbers"),
+        ("train network.hidden=[0]", "hidden must hold"),
+        ("train network.activation=tahn", "unknown activation 'tahn'"),
+        ("train rule=sign_symmetry rule.magnitudes=all", "magnitudes must be one of"),
+        ("train rule=readout rule.hidden_bias=-1", "hidden_bias must be 0 or more"),
+        ("train network.shared_trunk=true critic_rule=readout", "critic_rule"),
+        ("train env=gymnasium", "env.id has no value"),
+        ("train env=gymnasium env.id=CartPol-v1", "Did you mean: `CartPole`"),
+        ("train env=gymnasium env.id=no_such_module:Task-v0", "no_such_module"),
+        ("train env=gymnasium env.id=Blackjack-v1 env.wrapper=null", "observation space"),
+        ("train --config-dir nowhere", "no folder 'nowhere'"),
+        ("train hydra.run.dir=/dev/null/run", "cannot be written"),
+        ("play nowhere", "not the folder of a run"),
+    ],
+)
+def test_one_line_exit_code_2_nothing_written(
+    arguments: str, expected: str, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    assert main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert expected in err
+    assert err.startswith("bio-rl")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_simulator_names_the_pip_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def without_box2d(*_: object, **__: object) -> gymnasium.Env:
+        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+
+    monkeypatch.setattr(gymnasium, "make", without_box2d)
+    assert main(["train", "env=lunar_lander"]) == 2
+    assert 'pip install "bio-rl[box2d]"' in capsys.readouterr().err
+
+
+def test_a_package_agents_that_is_not_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    other = ModuleType("agents")
+    other.__file__ = "/elsewhere/agents/__init__.py"
+    monkeypatch.setitem(sys.modules, "agents", other)
+    assert main(["train"]) == 2
+    assert "/elsewhere/agents" in (err := capsys.readouterr().err)
+    assert "pip" in err
+
+
+def test_a_folder_without_permission(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("runs").write_text("a file, not a folder")
+    assert main(["train"]) == 2
+    assert "cannot be written" in capsys.readouterr().err

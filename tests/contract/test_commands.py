@@ -1,0 +1,125 @@
+"""The commands around training, and what the shipped configs promise."""
+
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bio_rl.cli import main
+from bio_rl.cli.configs import config_folder
+from bio_rl.rules import rule_class, rule_names
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_rule"
+CONF = config_folder()
+TASKS = ["cartpole", "acrobot", "mountain_car", "mountain_car_continuous", "pendulum", "lunar_lander"]
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    code = (
+        "import sys; from bio_rl.cli import main; assert main(['--help']) == 0; "
+        "assert not {'torch', 'hydra', 'stable_baselines3', 'gymnasium'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: bio-rl" in done.stdout
+
+
+def test_without_arguments_help(capsys: pytest.CaptureFixture) -> None:
+    assert main([]) == 0
+    assert "usage: bio-rl" in capsys.readouterr().out
+
+
+def test_train_help_lists_the_choices(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--help"])
+    assert left.value.code == 0
+    assert "agent: a2c, ppo, reinforce" in capsys.readouterr().out
+
+
+def test_rules_as_data_and_as_a_table(capsys: pytest.CaptureFixture) -> None:
+    assert main(["rules", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == rule_names()
+    assert rows["backprop"]["weight_transport"] is True
+    assert rows["weight_mirror"]["separate_phases"] is True
+    assert main(["rules"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in rows)
+
+
+def test_a_rule_of_ones_own(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
+    tiny = ("env.timesteps=64", "env.n_envs=2", "evaluation.episodes=1", "evaluation.interval=0", "hydra.run.dir=run")
+    # As a user calls it: a process whose modules are found in the current folder alone.
+    command = [sys.executable, "-c", "import sys; from bio_rl.cli import main; sys.exit(main())", "train"]
+    subprocess.run([*command, "--config-dir", "conf", "rule=noisy_feedback", "rule.failure=0.5", *tiny], check=True)
+    assert json.loads(Path("run/result.json").read_text())["rule"] == "noisy_feedback"
+
+
+def test_a_study_of_ones_own_overrides_the_groups(tmp_path: Path) -> None:
+    study = tmp_path / "conf" / "experiment" / "mine.yaml"
+    study.parent.mkdir(parents=True)
+    study.write_text(
+        "# @package _global_\ndefaults:\n- override /rule: readout\n- override /agent: a2c\n"
+        "study: mine\nenv: {timesteps: 16, n_envs: 2}\nevaluation: {episodes: 1, interval: 0}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1'}}}\n"
+    )
+    assert main(["train", "--config-dir", "conf", "experiment=mine"]) == 0
+    assert sorted(Path("runs").rglob("result.json")) == [
+        Path(f"runs/mine/cartpole/a2c/readout/seed={seed}/result.json") for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce"])
+def test_every_shipped_task_can_be_built(agent: str) -> None:
+    from bio_rl.cli.configs import compose_jobs
+    from bio_rl.cli.train import parse
+    from bio_rl.experiment.run import check
+
+    tasks = [task for task in TASKS if task != "lunar_lander" or find_spec("Box2D")]
+    jobs = compose_jobs(parse(["-m", f"agent={agent}", f"env={','.join(tasks)}"]))
+    assert [job.config.env.name for job in jobs] == tasks
+    for job in jobs:
+        check(job.config)
+
+
+def test_tuned_settings_yield_to_the_command_line() -> None:
+    from bio_rl.cli.configs import compose_jobs
+    from bio_rl.cli.train import parse
+
+    (tuned,) = compose_jobs(parse(["env=cartpole"]))
+    assert (tuned.config.optimizer.learning_rate, tuned.config.agent.n_epochs) == ("lin_0.001", 20)
+    (given,) = compose_jobs(parse(["env=cartpole", "optimizer.learning_rate=0.5", "agent.n_epochs=3"]))
+    assert (given.config.optimizer.learning_rate, given.config.agent.n_epochs) == (0.5, 3)
+    (other,) = compose_jobs(parse(["env=cartpole", "agent=a2c"]))
+    assert other.config.optimizer.name == "rmsprop"
+
+
+@pytest.mark.parametrize("name", rule_names())
+def test_a_rules_config_holds_every_setting_at_its_default(name: str) -> None:
+    settings = yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text())
+    target = settings.pop("_target_")
+    assert target == f"bio_rl.rules.{rule_class(name).__name__}"
+    parameters = inspect.signature(rule_class(name)).parameters.values()
+    named = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.default is not p.empty}
+    assert {key: value or None for key, value in settings.items()} == {
+        key: list(value) if isinstance(value, tuple) else value or None for key, value in named.items()
+    }
+
+
+@pytest.mark.parametrize("group", ["agent", "env", "logging", "network", "optimizer", "rule", "."])
+def test_every_key_is_explained_above_it(group: str) -> None:
+    for file in (CONF / group).glob("*.yaml"):
+        lines = file.read_text().partition("\nhydra:")[0].splitlines()
+        explained = False
+        for line in lines:
+            text = line.strip()
+            is_key = text.split(":")[0].isidentifier() and ":" in text
+            has_own_comment = not text.startswith("_") and not text.endswith(":")
+            assert not is_key or not has_own_comment or explained, f"{file}: {text} has no comment above it"
+            explained = text.startswith("#")

@@ -1,0 +1,179 @@
+"""What a run leaves behind, and that leaving it changes nothing."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bio_rl.cli import main
+
+Train = Callable[..., int]
+
+
+def result(folder: str | Path = "run") -> dict:
+    return json.loads(Path(folder, "result.json").read_text())
+
+
+def test_a_finished_run_has_every_file_and_every_key(train: Train, capfd: pytest.CaptureFixture) -> None:
+    assert train("rule=kolen_pollack", "logging=tensorboard") == 0
+    out, err = capfd.readouterr()
+    assert out.count("\n") == 1
+    assert "bio-rl play run" in out
+    assert err == "", "no progress bar where stderr is not a terminal"
+    assert {path.name for path in Path("run").iterdir()} == {
+        ".hydra", "tensorboard", "progress.csv", "evaluations.csv", "model", "result.json",
+    }  # fmt: skip
+    found = result()
+    assert (found["status"], found["agent"], found["rule"], found["env"]) == (
+        "done",
+        "ppo",
+        "kolen_pollack",
+        "cartpole",
+    )
+    assert (found["critic_rule"], found["seed"], found["timesteps"]) == ("kolen_pollack", 0, 64)
+    assert found["return_episodes"] == 2
+    assert found["best_return_mean"] >= found["return_mean"] > 0
+    assert min(found["wall_seconds"], found["steps_per_second"], found["peak_memory_mb"]) > 0
+    assert {"python", "torch", "bio-rl"} <= found["versions"].keys()
+    assert "git_revision" in found
+    assert [len(found["feedback_angle"][name]) for name in ("actor", "critic")] == [2, 2]
+
+
+def test_evaluations_are_one_row_an_episode(train: Train) -> None:
+    assert train("seed=3") == 0
+    with Path("run/evaluations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["timesteps", "seed", "episode", "return", "length"]
+    assert [(row["timesteps"], row["episode"]) for row in rows] == [
+        (step, episode) for step in ("0", "32", "64") for episode in ("0", "1")
+    ]
+    assert {row["seed"] for row in rows} == {"3"}
+    assert all(float(row["return"]) == float(row["length"]) for row in rows), "CartPole rewards each step with 1"
+    final = [float(row["return"]) for row in rows if row["timesteps"] == "64"]
+    assert result()["return_mean"] == sum(final) / 2
+
+
+def test_tensorboard_has_sb3s_scalars_evaluations_angles_config_and_hyperparameters(train: Train) -> None:
+    assert train("rule=feedback_alignment", "logging=tensorboard", "env.timesteps=96") == 0
+    events = EventAccumulator("run/tensorboard")
+    events.Reload()
+    assert {
+        "rollout/ep_rew_mean", "train/loss", "train/value_loss", "time/fps", "eval/mean_reward", "eval/mean_ep_length",
+        "final/return_mean", "alignment/actor/layer_2_angle", "alignment/critic/layer_3_angle",
+    } <= set(events.Tags()["scalars"])  # fmt: skip
+    assert [event.step for event in events.Scalars("eval/mean_reward")] == [0, 32, 64, 96]
+    assert "FeedbackAlignment" in str(events.Tensors("config/text_summary")[0].tensor_proto.string_val[0])
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    with Path("run/progress.csv").open() as file:
+        assert {"train/loss", "eval/mean_reward", "final/return_mean"} <= set(next(csv.reader(file)))
+
+
+def test_same_seed_same_evaluations_and_another_seed_others(train: Train) -> None:
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert train(f"hydra.run.dir={folder}", f"seed={seed}") == 0
+    a, b, c = (Path(folder, "evaluations.csv").read_bytes() for folder in "abc")
+    assert a == b
+    assert a.replace(b",0,", b",") != c.replace(b",1,", b",")
+
+
+@pytest.mark.parametrize("rule", [("rule=weight_mirror",), ("rule=misbehaving", "rule.how=noisily")])
+def test_looking_changes_nothing_that_is_learnt(train: Train, rule: tuple[str, ...]) -> None:
+    assert train(*rule, "hydra.run.dir=watched", "logging=tensorboard", "evaluation.interval=1") == 0
+    assert train(*rule, "hydra.run.dir=alone", "logging=none", "evaluation.interval=0") == 0
+    watched, alone = (load_file(f"{folder}/model/policy.safetensors") for folder in ("watched", "alone"))
+    assert watched.keys() == alone.keys()
+    assert all(watched[key].equal(alone[key]) for key in watched)
+
+
+def test_a_finished_run_is_replaced_only_when_asked(train: Train, capsys: pytest.CaptureFixture) -> None:
+    assert train("logging=csv") == 0
+    before = Path("run/result.json").read_bytes()
+    assert train() == 2
+    assert "overwrite=true" in capsys.readouterr().err
+    assert Path("run/result.json").read_bytes() == before
+    assert train("overwrite=true") == 0
+    assert not Path("run/progress.csv").exists(), "nothing of the earlier run is left"
+
+
+def test_default_folders_name_what_was_chosen_and_what_was_overridden(train: Train) -> None:
+    arguments = ("rule=readout", "critic_rule=backprop", "rule.hidden_bias=0.5,0.25", "agent=a2c", "env=pendulum")
+    tiny = (
+        "env.timesteps=16",
+        "env.n_envs=2",
+        "evaluation.episodes=1",
+        "evaluation.interval=0",
+        "env.max_episode_steps=8",
+    )
+    assert main(["train", "-m", *arguments, *tiny, "hydra.sweep.dir=mine"]) == 0
+    folders = sorted(path.parent for path in Path("mine").rglob("result.json"))
+    assert len(folders) == 2
+    assert all(folder.parts[1:3] == ("pendulum", "a2c") and folder.name == "seed=0" for folder in folders)
+    assert "rule.hidden_bias=0.25" in folders[0].parts[3]
+    assert folders[0].parts[3].endswith(",critic_rule=backprop")
+    assert result(folders[0])["critic_rule"] == "backprop"
+
+
+def test_play_shows_the_agent_that_was_evaluated(train: Train, capsys: pytest.CaptureFixture) -> None:
+    assert train("env.normalize_observation=true", "evaluation.interval=0") == 0
+    with Path("run/evaluations.csv").open() as file:
+        first = next(csv.DictReader(file))
+    capsys.readouterr()
+    assert main(["play", "run", "--video", "it.mp4", "--seed", "1500000000"]) == 0
+    assert f"episode 1: return {float(first['return']):.1f}" in capsys.readouterr().out
+    assert Path("it.mp4").stat().st_size > 0
+
+
+def test_a_failed_run_says_so_and_keeps_what_there_is(train: Train, capsys: pytest.CaptureFixture) -> None:
+    assert train("rule=misbehaving", "rule.how=fails") == 1
+    assert result()["status"] == "failed"
+    assert result()["error"] == "RuntimeError: no such synapse"
+    assert "no such synapse" in Path("run/traceback.txt").read_text()
+    err = capsys.readouterr().err
+    assert "no such synapse" in err
+    assert err.count("\n") == 1
+    assert train() == 0, "a failed run may be repeated"
+
+
+@pytest.mark.parametrize("how", ["diverges", "overflows"])
+def test_divergence_is_a_status_of_its_own(train: Train, how: str) -> None:
+    assert train("rule=misbehaving", f"rule.how={how}") == 1
+    assert result()["status"] == "diverged"
+    assert result()["error"]
+    assert Path("run/evaluations.csv").read_text().count("\n") == 3, "the evaluation before the first update is there"
+
+
+def test_an_interrupted_run_is_saved(train: Train) -> None:
+    assert train("rule=misbehaving", "rule.how=interrupts") == 130
+    assert result()["status"] == "interrupted"
+    assert result()["timesteps"] == 32
+    assert Path("run/model/policy.safetensors").exists()
+
+
+def test_a_sweep_goes_on_and_says_which_runs_are_not_done(train: Train, capsys: pytest.CaptureFixture) -> None:
+    assert train("-m", "rule=misbehaving", "rule.how=fails,overflows,not") == 1
+    statuses = {
+        path.parent.parent.name.rpartition("=")[2]: result(path.parent)["status"]
+        for path in Path("runs").rglob("result.json")
+    }
+    assert statuses == {"fails": "failed", "overflows": "diverged", "not": "done"}
+    err = capsys.readouterr().err
+    assert "2 of 3 runs are not done" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("agent=reinforce", "agent.n_episodes=2"),
+        ("agent=a2c", "critic_rule=backprop", "optimizer.critic_learning_rate=0.01"),
+        ("env=gymnasium", "env.id=FrozenLake-v1", "optimizer=sgd", "network.shared_trunk=true"),
+        ("env=gymnasium", "env.id=Blackjack-v1", "agent=a2c", "network.hidden=[8]", "network.activation=relu"),
+    ],
+)
+def test_every_part_can_be_swapped(arguments: tuple[str, ...]) -> None:
+    small = ("env.timesteps=64", "env.n_envs=2", "evaluation.episodes=2", "evaluation.interval=0", "hydra.run.dir=run")
+    assert main(["train", *arguments, *small]) == 0
+    assert result()["status"] == "done"
