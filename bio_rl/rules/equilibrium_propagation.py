@@ -1,0 +1,236 @@
+"""Equilibrium propagation: a network that settles learns by how a nudge moves where it settles."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from bio_rl.layers import Dense, Updates
+from bio_rl.network import Network
+from bio_rl.rules.base import Rule, Trace, check_positive, random_feedback
+from bio_rl.rules.errors import unit_error
+from bio_rl.rules.relaxation import add_product, relax, response, squared_spectral_norm
+
+Nudging = Literal["symmetric", "one_sided"]
+Feedback = Literal["tied", "learnt"]
+
+
+class EquilibriumPropagation(Rule):
+    """Hidden layers excite each other in both directions and settle; the agent acts on where they settle.
+
+    Activities ``s_l = f(z_l)`` go to the minimum of the layered energy
+    ``E = sum_l c_l (G(s_l) - s_l . (W_l s_(l-1) + b_l))`` with ``G' = f^-1`` (Scellier & Bengio
+    2017, eq. 1, for a chain of layers) and ``c_(l+1) / c_l = k_l``. That is the fixed point of ::
+
+        z_l = W_l s_(l-1) + b_l + k_l W_(l+1)^T s_(l+1)
+
+    The read-out ``y = W_L s_(L-1) + b_L`` is no part of the energy and sends nothing back while the
+    network acts (Laborieux et al. 2021, section 2.3). For learning, ``- nudge * W_L^T d`` joins the last
+    hidden layer's drive, with d the direction of the output error, of norm 1 for each sample. The
+    network settles anew, and how far ``dE/dW`` moved, over the nudge, is the update: the gradient
+    through the fixed point as the nudge goes to 0 (Scellier & Bengio 2017, theorem 1). A network
+    with one hidden layer has nothing to settle and acts as a feedforward one.
+
+    Weak feedback makes the fixed point unique, and quick to find. Without it, a loop gain above 1
+    gives fixed points that the free phase never settles into. So k_l is ``kappa``, and
+    ``kappa / |W_(l+1)|^2`` where the spectral norm exceeds 1: the loop gain stays below ``kappa``
+    as weights grow. k_l counts as a constant where gradients are concerned.
+
+    The nudged phase is run in deviations from the free one: in float32, and after k_l has
+    weakened them layer by layer, the difference of two states would be noise.
+
+    Args:
+        nudging: ``one_sided`` compares the nudged with the free phase, at a bias of first order in
+            the nudge; ``symmetric`` two phases nudged by either sign, at one of second order
+            (Laborieux et al. 2021, eq. 7).
+        feedback: ``tied``, the transposed forward weights; or ``learnt``, weights of their own, which
+            takes the network from an energy to a vector field (Scellier et al. 2018; Ernoult et al.
+            2020). They take the forward weights' update, and both decay, so that they come to agree
+            (Kolen & Pollack 1994; Laborieux et al. 2021, section 2.4).
+        kappa: the strength of feedback while acting, below 0.25, where no chain of layers can sustain itself.
+        nudge: the strength of the nudge.
+        steps: sweeps of a phase at most.
+        tolerance: a phase ends when no drive moves by more than this fraction of its layer's largest.
+            Loose values make what the agent does depend on who shares its batch.
+        decay: for ``learnt``, decay in proportion to a synapse's own update.
+
+    Raises:
+        ValueError: unknown ``nudging`` or ``feedback``, ``steps`` below 1, ``kappa`` outside (0, 0.25),
+            a ``nudge`` or ``tolerance`` that is not positive, or a negative ``decay``.
+        Divergence: from ``forward`` and ``assign``, where a phase does not settle.
+    """
+
+    paper = (
+        "Scellier & Bengio 2017, Equilibrium propagation: bridging the gap between energy-based models "
+        "and backpropagation"
+    )
+    ngrad = "time"
+    # With `learnt` feedback there is none.
+    weight_transport = True
+    separate_phases = True
+    extra_sweeps = True
+    nonlocal_scalars = "norm of the output error; spectral norm of the weights above"
+
+    def __init__(
+        self,
+        nudging: Nudging = "symmetric",
+        feedback: Feedback = "tied",
+        kappa: float = 0.1,
+        nudge: float = 0.01,
+        steps: int = 30,
+        tolerance: float = 1e-6,
+        decay: float = 0.3,
+    ):
+        super().__init__()
+        if nudging not in get_args(Nudging):
+            raise ValueError(f"nudging must be one of {', '.join(get_args(Nudging))}, not {nudging!r}")
+        if feedback not in get_args(Feedback):
+            raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, not {feedback!r}")
+        if not 0 < kappa < 0.25:
+            raise ValueError(f"kappa must be above 0 and below 0.25, not {kappa}")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        check_positive(nudge=nudge, tolerance=tolerance)
+        if decay < 0:
+            raise ValueError(f"decay must be 0 or more, not {decay}")
+        self.nudging = nudging
+        self.feedback = feedback
+        self.kappa = kappa
+        self.nudge = nudge
+        self.steps = steps
+        self.tolerance = tolerance
+        self.decay = decay
+
+    def connect(self, network: Network) -> None:
+        layers = network.layers[1:] if self.feedback == "learnt" else ()
+        self.backward = nn.ParameterList(
+            random_feedback(self, layer.weight, layer.out_features, layer.in_features, 1) for layer in layers
+        ).requires_grad_()
+
+    def feedback_weights(self, network: Network) -> list[Tensor]:
+        return list(self.backward) or [layer.weight for layer in network.layers[1:]]
+
+    def forward(self, network: Network, x: Tensor) -> Trace:
+        """The free phase. Besides the activities, the trace has the hidden drives and the strengths k_l."""
+        *hidden, readout = network.layers
+        strengths = self._strengths(network)
+        feedback = self._scaled_feedback(network, strengths)
+        bottom, biases = [layer.drive(x) for layer in hidden[:1]], [_bias_row(layer) for layer in hidden]
+        # From silence: the first sweep is then the feedforward one, and shows how large drives are.
+        drives = [x.new_zeros(*x.shape[:-1], layer.out_features) for layer in hidden]
+        # Each sweep writes new drives over `moved`, and how far they moved over the old ones.
+        activities, moved = ([torch.zeros_like(drive) for drive in drives] for _ in range(2))
+
+        def sweep() -> Sequence[Tensor]:
+            for index, layer in enumerate(hidden):
+                moved[index], drives[index] = drives[index], moved[index]
+                drive = drives[index]
+                if index == 0:
+                    drive.copy_(bottom[0])
+                else:
+                    add_product(biases[index], activities[index - 1], layer.weight.mT, out=drive)
+                if index + 1 < len(hidden):
+                    add_product(drive, activities[index + 1], feedback[index], out=drive)
+                moved[index] -= drive
+                layer.activation.forward(drive, out=activities[index])
+            return moved
+
+        if hidden:
+            self._settle(hidden, sweep)
+        states = [x, *activities]
+        return Trace([*states, readout.forward(states[-1])], [*drives, *strengths])
+
+    def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
+        *hidden, readout = network.layers
+        states = trace.activities[:-1]
+        output_delta = readout.activation.gate(output_error, trace.activities[-1])
+        updates = readout.outer(states[-1], output_delta)
+        if hidden:
+            direction, size = unit_error(output_delta)
+            push = readout.feedback(direction, self.feedback_weights(network)[-1]).mul_(-self.nudge)
+            updates |= self._contrast(network, trace, push, size)
+        for layer, backward in zip(network.layers[1:], self.backward, strict=False):
+            plasticity = updates[layer.weight]
+            size = plasticity.abs()
+            updates[backward] = torch.addcmul(plasticity, size, backward, value=self.decay)
+            updates[layer.weight] = torch.addcmul(plasticity, size, layer.weight, value=self.decay)
+        return updates
+
+    def _contrast(self, network: Network, trace: Trace, push: Tensor, size: Tensor) -> Updates:
+        """The hidden layers' updates: the change of ``dE/dW`` from one phase to the other, over the nudge."""
+        count = len(network.layers) - 1
+        states, strengths = trace.activities[: count + 1], trace.extra[count:]
+        changes = self._nudged(network, trace, push)
+        if self.nudging == "symmetric":
+            opposite = self._nudged(network, trace, -push)
+            spread = [change - other for change, other in zip(changes, opposite, strict=True)]
+            centre = [s + (c + o) / 2 for s, c, o in zip(states[1:], changes, opposite, strict=True)]
+            scale = size / (-2 * self.nudge)
+        else:
+            spread = changes
+            centre = [state + change / 2 for state, change in zip(states[1:], changes, strict=True)]
+            scale = size / -self.nudge
+
+        updates: Updates = {}
+        for index in reversed(range(count)):
+            layer = network.layers[index]
+            # s s'^T of one phase minus that of the other, exactly: two products of a spread and a centre.
+            pre = centre[index - 1] if index else states[0]
+            updates |= layer.outer(pre, spread[index] * scale)
+            if index:
+                update = updates[layer.weight]
+                add_product(update, centre[index].mT, spread[index - 1] * scale, out=update)
+                scale = scale / strengths[index - 1]
+        return updates
+
+    def _nudged(self, network: Network, trace: Trace, push: Tensor) -> list[Tensor]:
+        """How far each hidden activity settles from its free state when ``push`` joins the last one's drive."""
+        hidden = network.layers[:-1]
+        free, strengths = trace.extra[: len(hidden)], trace.extra[len(hidden) :]
+        feedback = self._scaled_feedback(network, strengths)
+        drives, moved, changes, scratch = ([torch.zeros_like(drive) for drive in free] for _ in range(4))
+
+        def sweep() -> Sequence[Tensor]:
+            for index in reversed(range(len(hidden))):
+                activation = hidden[index].activation
+                moved[index], drives[index] = drives[index], moved[index]
+                drive = drives[index]
+                if index + 1 == len(hidden):
+                    drive.copy_(push)
+                else:
+                    torch.matmul(changes[index + 1], feedback[index], out=drive)
+                if index:
+                    add_product(drive, changes[index - 1], hidden[index].weight.mT, out=drive)
+                moved[index] -= drive
+                response(activation, free[index], drive, scratch=scratch[index], out=changes[index])
+            return moved
+
+        self._settle(hidden, sweep)
+        return changes
+
+    def _settle(self, hidden: Sequence[Dense], sweep: Callable[[], Sequence[Tensor]]) -> None:
+        steps = self.steps if len(hidden) > 1 else 1  # a single layer is there at once
+        relax("equilibrium_propagation", sweep, steps, self.tolerance)
+
+    def _strengths(self, network: Network) -> list[Tensor]:
+        """k_l for each hidden layer but the last, ``(*members, 1, 1)``."""
+        above, feedback = network.layers[1:-1], self.feedback_weights(network)
+        norms = [squared_spectral_norm(layer.weight) for layer in above]
+        if self.feedback == "learnt":
+            backward = [squared_spectral_norm(weight) for weight in feedback[: len(above)]]
+            norms = [(norm * other).sqrt() for norm, other in zip(norms, backward, strict=True)]
+        return [self.kappa / norm.clamp_min(1) for norm in norms]
+
+    def _scaled_feedback(self, network: Network, strengths: Sequence[Tensor]) -> list[Tensor]:
+        weights = self.feedback_weights(network)
+        return [weight * strength for weight, strength in zip(weights, strengths, strict=False)]
+
+
+def _bias_row(layer: Dense) -> Tensor:
+    """The bias, ``(*members, 1, o)``, zero where there is none."""
+    return (
+        layer.weight.new_zeros(*layer.members, 1, layer.out_features)
+        if layer.bias is None
+        else layer.bias.unsqueeze(-2)
+    )

@@ -1,0 +1,215 @@
+"""Predictive coding: every neuron has a value and an error, and learning follows from relaxing both."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bio_rl.layers import Updates
+from bio_rl.network import Network
+from bio_rl.rules.base import Rule, Trace, check_positive
+from bio_rl.rules.errors import unit_error
+from bio_rl.rules.relaxation import add_product, relax, squared_spectral_norm
+
+Variant = Literal["inference", "fixed_prediction", "incremental", "error_based"]
+
+
+class PredictiveCoding(Rule):
+    """Values x relax on an energy of their prediction errors, then weights learn from the errors.
+
+    With ``eps_l = x_l - W_l f(x_(l-1)) - b_l`` the energy is ``sum_l |eps_l|^2 / 2`` and the nudge
+    adds ``nudge * d . x_L``, where d is the direction of the output error, of norm 1 for each sample.
+    Then ``eps_L = - nudge * d`` at any moment, and hidden layers descend the energy by what reaches
+    them from above and below (Whittington & Bogacz 2017, eqs. 2.10 to 2.19, in the order input to
+    output)::
+
+        x_l += step_l * (f'(x_l) * (eps_(l+1) W_(l+1)) - eps_l)
+        update(W_l) = - eps_l f(x_(l-1)) * (size of the output error) / nudge
+
+    At the fixed point this is backprop to first order in the nudge. The network acts by its
+    feedforward sweep, where all errors are zero; values are kept as deviations from it, because
+    the difference of two nearly equal states would be noise in float32. The variants are:
+
+    ``inference``
+        As above. Descent on all layers at once cannot raise the energy for any
+        ``step_l <= 1 / (1 + |W_(l+1)|^2)``, with the spectral norm, to first order in the nudge and
+        away from an activation's kinks; half of that is used.
+    ``incremental``
+        The same, and the weights learn at every step (Salvatori et al. 2024). Here the
+        optimizer applies their mean.
+    ``fixed_prediction``
+        Predictions and slopes stay those of the feedforward sweep. As many steps as layers then
+        give backprop exactly (Millidge et al. 2022; Rosenbaum 2022, theorem 1).
+    ``error_based``
+        The errors are the state, and the values follow from them by a sweep, which brings an
+        error through all layers in one step (Goemaere et al. 2025).
+
+    Args:
+        variant: one of the four.
+        steps: relaxation steps at most.
+        nudge: how far each sample's output is pulled, in units of the output's drive.
+        step_size: a factor of the steps; at 1 they are those above for ``inference`` and
+            ``incremental``, and 1 for the other two.
+        tolerance: relaxation stops when no layer's imbalance exceeds this fraction of its largest.
+
+    Raises:
+        ValueError: an unknown ``variant``, ``steps`` below 1, ``step_size`` outside (0, 1], or a
+            ``nudge`` or ``tolerance`` that is not positive; from ``connect``, fewer steps than
+            layers for ``fixed_prediction``.
+        Divergence: from ``assign``, where the relaxation does not settle.
+    """
+
+    paper = (
+        "Whittington & Bogacz 2017, An approximation of the error backpropagation algorithm "
+        "in a predictive coding network"
+    )
+    ngrad = "population"
+    weight_transport = True
+    # All but `incremental`: weights wait until values have settled.
+    separate_phases = True
+    error_neurons = True
+    # All but `fixed_prediction`: predictions follow the values.
+    extra_sweeps = True
+    nonlocal_scalars = "norm of the output error; spectral norm of the weights above (inference, incremental)"
+
+    def __init__(
+        self,
+        variant: Variant = "inference",
+        steps: int = 8,
+        nudge: float = 0.003,
+        step_size: float = 1.0,
+        tolerance: float = 1e-3,
+    ):
+        super().__init__()
+        if variant not in get_args(Variant):
+            raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, not {variant!r}")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        if not 0 < step_size <= 1:
+            raise ValueError(f"step_size must be above 0 and at most 1, not {step_size}")
+        check_positive(nudge=nudge, tolerance=tolerance)
+        self.variant = variant
+        self.steps = steps
+        self.nudge = nudge
+        self.step_size = step_size
+        self.tolerance = tolerance
+
+    def connect(self, network: Network) -> None:
+        depth = len(network.layers)
+        if self.variant == "fixed_prediction" and self.steps < depth:
+            raise ValueError(
+                f"fixed_prediction carries an error down one layer a step, so a network of {depth} layers "
+                f"needs steps of at least {depth}, not {self.steps}"
+            )
+
+    def feedback_weights(self, network: Network) -> list[Tensor]:
+        return [layer.weight for layer in network.layers[1:]]
+
+    def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
+        readout = network.layers[-1]
+        output_delta = readout.activation.gate(output_error, trace.activities[-1])
+        if len(network.layers) == 1:
+            return readout.outer(trace.activities[0], output_delta)
+
+        direction, size = unit_error(output_delta)
+        neurons = Neurons(network, trace, self.variant, -self.nudge * direction, self._step_sizes(network))
+        incremental = self.variant == "incremental"
+        updates: Updates = {}
+
+        def learn(share: float) -> None:
+            deltas = [error * (size * (-share / self.nudge)) for error in neurons.errors[:-1]]
+            presynaptic = [trace.activities[0], *neurons.activities]
+            for layer, pre, delta in zip(network.layers, presynaptic, [*deltas, output_delta * share], strict=True):
+                for parameter, update in layer.outer(pre, delta).items():
+                    updates[parameter] = updates[parameter].add_(update) if parameter in updates else update
+
+        def sweep() -> Sequence[Tensor]:
+            residuals = neurons.step()
+            if incremental:
+                learn(1 / self.steps)
+            return residuals
+
+        taken = relax("predictive_coding", sweep, self.steps, self.tolerance)
+        if not incremental:
+            learn(1)
+        elif taken < self.steps:
+            learn(1 - taken / self.steps)  # what has settled would teach the same at every step that is left
+        return updates
+
+    def _step_sizes(self, network: Network) -> list[Tensor]:
+        """Each hidden layer's step, broadcastable over ``(*members, batch, o)``."""
+        one = network.layers[0].weight.new_tensor(self.step_size)
+        if self.variant in ("fixed_prediction", "error_based"):
+            return [one] * (len(network.layers) - 1)
+        # The output's error does not depend on the values below it: no norm above the last hidden layer.
+        norms = [squared_spectral_norm(layer.weight) for layer in network.layers[1:-1]]
+        return [*(one / (2 + 2 * norm) for norm in norms), one / 2]
+
+
+class Neurons:
+    """The hidden layers' neurons during one relaxation, all lists from input to output.
+
+    Args:
+        network, trace: as for ``Rule.assign``.
+        variant: as for ``PredictiveCoding``.
+        output_errors: the output's errors, ``(*members, batch, out)``, constant.
+        step_sizes: one a hidden layer.
+
+    Attributes:
+        values: deviations of x from the feedforward sweep, one ``(*members, batch, o)`` a hidden layer.
+        errors: eps; the output's last.
+        activities: f(x).
+        changes: deviations of f(x) from the feedforward sweep.
+    """
+
+    def __init__(
+        self, network: Network, trace: Trace, variant: Variant, output_errors: Tensor, step_sizes: Sequence[Tensor]
+    ):
+        self.layers = network.layers
+        self.weights = [layer.weight for layer in network.layers]
+        self.variant = variant
+        self.step_sizes = step_sizes
+        self.free = trace.activities[1:-1]
+        self.errors = [*map(torch.zeros_like, self.free), output_errors]
+        self.signals = [*map(torch.empty_like, self.free), output_errors]
+        if variant == "fixed_prediction":
+            # With predictions that stay, a value's deviation is its error.
+            self.values = self.errors[:-1]
+            self.activities = list(self.free)
+            return
+        # So it is in the first layer always, because the input stays.
+        self.values = [self.errors[0], *map(torch.zeros_like, self.free[1:])]
+        self.changes = [torch.zeros_like(free) for free in self.free]
+        self.activities = [free.clone() for free in self.free]
+        below = zip(self.layers, trace.activities[:-2], strict=False)
+        self.drives = [layer.drive(pre) for layer, pre in below]
+
+    def step(self) -> Sequence[Tensor]:
+        """Move every layer at once by what it got in the step before; returns the imbalances."""
+        by_errors = self.variant == "error_based"
+        above = self.signals if by_errors else self.errors
+        for index in reversed(range(len(self.free))):
+            signal = torch.matmul(above[index + 1], self.weights[index + 1], out=self.signals[index])
+            self.layers[index].activation.gate(signal, self.activities[index], out=signal)
+        state = self.errors if by_errors else self.values
+        imbalances = self.signals[:-1]
+        for index, imbalance in enumerate(imbalances):
+            imbalance -= self.errors[index]
+            state[index].addcmul_(imbalance, self.step_sizes[index])
+        if self.variant != "fixed_prediction":
+            self._predict()
+        return imbalances
+
+    def _predict(self) -> None:
+        """Bring errors in line with values, or values with errors where these are the state."""
+        given, wanted, sign = (
+            (self.errors, self.values, 1) if self.variant == "error_based" else (self.values, self.errors, -1)
+        )
+        for index, (activity, change) in enumerate(zip(self.activities, self.changes, strict=True)):
+            if index:
+                below = self.changes[index - 1]
+                add_product(given[index], below, self.weights[index].mT, scale=sign, out=wanted[index])
+            torch.add(self.drives[index], self.values[index], out=activity)
+            self.layers[index].activation.forward(activity, out=activity)
+            torch.sub(activity, self.free[index], out=change)

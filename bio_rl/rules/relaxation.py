@@ -1,0 +1,104 @@
+"""What the rules that relax share: when to stop, and what a sweep and its stability are computed from.
+
+A sweep works in place on buffers that are made once a call, so that memory does not grow with the
+number of steps. Convergence and divergence are read off the same few numbers, fetched together.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from bio_rl.activations import Activation, HardSigmoid, ReLU
+from bio_rl.rules.errors import Divergence
+
+CHECK_EVERY = 2
+"""Steps from one look at the residuals to the next; on a GPU each look waits for all work queued."""
+GROWTH = 1e4
+"""How far a residual may grow beyond the first step's largest: more than any stable network amplifies."""
+
+
+def relax(rule: str, sweep: Callable[[], Sequence[Tensor]], steps: int, tolerance: float) -> int:
+    """Repeat ``sweep`` until nothing is left to change, at most ``steps`` times.
+
+    Args:
+        rule: the rule's name, for ``Divergence``.
+        sweep: one step of the dynamics, in place. It returns each layer's residual, the first
+            layer's first: what would be zero at the fixed point.
+        steps: the most sweeps.
+        tolerance: a layer has converged when its largest residual is at most this times the largest
+            that it ever showed.
+
+    Returns:
+        The number of sweeps.
+
+    Raises:
+        Divergence: a residual that is no longer finite, or that grew ``GROWTH``-fold.
+    """
+    peaks: list[float] = []
+    limit = sys.float_info.max
+    for step in range(1, steps + 1):
+        residuals = sweep()
+        if 1 < step < steps and step % CHECK_EVERY:
+            continue
+        sizes = torch.stack([torch.linalg.vector_norm(residual, math.inf) for residual in residuals]).tolist()
+        for layer, size in enumerate(sizes, start=1):
+            if not size <= limit:  # true of NaN as well
+                raise Divergence(rule, layer, step)
+        if step == 1:
+            limit = GROWTH * max(sizes)
+        peaks = list(map(max, sizes, peaks or sizes))
+        if all(size <= tolerance * peak for size, peak in zip(sizes, peaks, strict=True)):
+            return step
+    return steps
+
+
+def add_product(base: Tensor, signal: Tensor, weight: Tensor, *, out: Tensor, scale: float = 1.0) -> Tensor:
+    """``base + scale * signal @ weight`` as one matrix product.
+
+    Args:
+        base: ``(*members, b, o)``, or whatever broadcasts to it.
+        signal: ``(*members, b, i)``.
+        weight: ``(*members, i, o)``.
+        out: receives the result; may be ``base`` itself.
+        scale: a factor of the product.
+    """
+    if signal.dim() == 2:
+        return torch.addmm(base, signal, weight, alpha=scale, out=out)
+    flat_out, *flat = (tensor.flatten(0, -3) for tensor in (out, base, signal, weight))
+    torch.baddbmm(*flat, alpha=scale, out=flat_out)
+    return out
+
+
+def response(activation: Activation, drive: Tensor, change: Tensor, *, scratch: Tensor, out: Tensor) -> Tensor:
+    """``f(drive + change) - f(drive)`` for a small change, without the difference of nearly equal numbers.
+
+    Where f is smooth, by its slope half-way, with an error of third order in the change. Where it
+    has kinks, exactly: a slope half-way would jump there, and a relaxation never come to rest.
+    All tensors have one shape; ``scratch`` is overwritten.
+    """
+    if isinstance(activation, ReLU):
+        torch.clamp_max(drive, 0, out=out).add_(change)
+        return torch.maximum(out, torch.neg(drive, out=scratch).clamp_max_(0), out=out)
+    if isinstance(activation, HardSigmoid):  # of slope 1/6 from -3 to 3
+        inside = torch.clamp(drive, -3, 3, out=scratch)
+        torch.sub(drive, inside, out=out).add_(change)
+        torch.maximum(out, inside.neg_().sub_(3), out=out)
+        return torch.minimum(out, inside.add_(6), out=out).div_(6)
+    middle = torch.add(drive, change, alpha=0.5, out=scratch)
+    return activation.gate(change, activation.forward(middle, out=middle), out=out)
+
+
+def squared_spectral_norm(weight: Tensor, iterations: int = 5) -> Tensor:
+    """The square of each member's largest singular value, ``(*members, o, i) -> (*members, 1, 1)``.
+
+    By power iteration from a fixed vector, so that the same weights give the same number. It comes
+    from below: a few per cent for random weights, less once training has made one direction stand out.
+    """
+    vector = torch.arange(1, weight.shape[-1] + 1, dtype=weight.dtype, device=weight.device).cos().unsqueeze(0)
+    for _ in range(iterations):
+        vector = torch.matmul(torch.matmul(vector, weight.mT), weight)
+    length, image = vector.square().sum(-1, keepdim=True), torch.matmul(vector, weight.mT)
+    return image.square().sum(-1, keepdim=True) / length.masked_fill(length == 0, 1)

@@ -1,0 +1,307 @@
+"""Equilibrium propagation against its energy, and against autograd through the fixed point."""
+
+import copy
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from bio_rl import Dense, Network
+from bio_rl.activations import ACTIVATIONS
+from bio_rl.diagnostics.alignment import feedback_angles
+from bio_rl.rules import Backprop, EquilibriumPropagation
+from bio_rl.rules.errors import Divergence
+from bio_rl.rules.relaxation import response
+
+SIZES = [(4, 2), (5, 8, 3), (5, 8, 6, 3), (4, 7, 9, 5, 2), (3, 6, 1, 7, 5, 2)]
+SETTLED = {"steps": 300, "tolerance": 1e-14}
+NUDGINGS = ["one_sided", "symmetric"]
+
+
+def updates_of(network, x, output_error):
+    network.zero_grad()
+    network(x).backward(output_error)
+    return [parameter.grad.clone() for layer in network.layers for parameter in layer.parameters()]
+
+
+def with_rule(network, rule):
+    """The same layers under another rule."""
+    return Network([copy.deepcopy(layer) for layer in network.layers], rule)
+
+
+def relative_error(updates, expected):
+    pairs = list(zip(updates, expected, strict=True))
+    return math.sqrt(
+        sum(float((u - e).square().sum()) for u, e in pairs) / sum(float(e.square().sum()) for _, e in pairs)
+    )
+
+
+def trained(network, steps=100):
+    """The network after fitting a random nonlinear teacher with large weights, by its own rule."""
+    x = torch.randn(*network.members, 40, network.in_features, dtype=network.layers[0].weight.dtype)
+    target = 3 * torch.sin(2 * x.cumsum(-1))[..., : network.out_features]
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(network(x)[..., : target.shape[-1]], target).backward()
+        optimizer.step()
+    return network
+
+
+def gradient_through_fixed_point(network, x, output_error, strengths):
+    """Autograd through the fixed point, by implicit differentiation: ``(I - J^T) v = dL/ds`` iterated to its end."""
+    parameters = [p.detach().clone().requires_grad_() for layer in network.layers for p in layer.parameters()]
+    matrices, biases = parameters[0::2], [bias.unsqueeze(-2) for bias in parameters[1::2]]
+    functions = [layer.activation.module() for layer in network.layers]
+    count = len(network.layers) - 1
+
+    def one_sweep(states):
+        states = [x, *states]
+        drives = [states[i] @ matrices[i].mT + biases[i] for i in range(count)]
+        for i in range(count - 1):
+            drives[i] = drives[i] + strengths[i] * (states[i + 2] @ matrices[i + 1])
+        return [function(drive) for function, drive in zip(functions, drives, strict=False)]
+
+    with torch.no_grad():
+        states = [torch.zeros(*x.shape[:-1], layer.out_features, dtype=x.dtype) for layer in network.layers[:-1]]
+        for _ in range(300):
+            states = one_sweep(states)
+    states = [state.requires_grad_() for state in states]
+    output = functions[-1](([x, *states][-1]) @ matrices[-1].mT + biases[-1])
+    at_readout = torch.autograd.grad(output, parameters[-2:], output_error, retain_graph=True)
+    if not count:
+        return at_readout
+    (at_last,) = torch.autograd.grad(output, states[-1], output_error)
+    at_states = [*map(torch.zeros_like, states[:-1]), at_last]
+    moved, adjoint = one_sweep(states), at_states
+    for _ in range(300):
+        carried = torch.autograd.grad(moved, states, adjoint, retain_graph=True, allow_unused=True)
+        adjoint = [a if c is None else a + c for a, c in zip(at_states, carried, strict=True)]
+    return [*torch.autograd.grad(moved, parameters[:-2], adjoint), *at_readout]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize(("bias", "members"), [(True, ()), (False, (2, 3))])
+@pytest.mark.parametrize("gain", [1.0, 2.0, 4.0])
+def test_the_agent_acts_on_the_fixed_point(build, batch, sizes, activation, bias, members, gain):
+    network = build(EquilibriumPropagation(steps=300, tolerance=1e-13), sizes, activation, bias=bias, members=members)
+    for layer in network.layers:
+        layer.weight *= gain
+    x, _ = batch(network)
+    trace = network.rule.forward(network, x)
+    count = len(network.layers) - 1
+    strengths = trace.extra[count:]
+    for strength, layer in zip(strengths, network.layers[1:-1], strict=True):
+        # Below a loop gain of 1/4 between any two layers the whole chain's is below 1.
+        assert (strength[..., 0, 0] * torch.linalg.matrix_norm(layer.weight, 2).square() < 0.25).all()
+        assert (strength <= network.rule.kappa).all()
+    for index, layer in enumerate(network.layers):
+        drive = layer.drive(trace.activities[index])
+        if index + 1 < count:
+            above = network.layers[index + 1].weight
+            drive = drive + strengths[index] * (trace.activities[index + 2] @ above)
+        expected = layer.activation.forward(drive)
+        torch.testing.assert_close(trace.activities[index + 1], expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("gain", [1.0, 4.0])
+def test_the_fixed_point_is_a_minimum_of_the_energy(build, batch, gain):
+    network = build(EquilibriumPropagation(**SETTLED), (5, 8, 6, 7, 3), "sigmoid", gain=gain)
+    x, _ = batch(network)
+    with torch.no_grad():
+        trace = network.rule.forward(network, x)
+    states, strengths = trace.activities[1:-1], trace.extra[3:]
+    weights = [torch.tensor(1.0), strengths[0], strengths[0] * strengths[1]]
+
+    def energy(states):
+        total, below = 0, x
+        for weight, state, layer in zip(weights, states, network.layers, strict=False):
+            # The logistic function's inverse is the logit, whose integral is the negative entropy.
+            entropy = torch.special.xlogy(state, state) + torch.special.xlogy(1 - state, 1 - state)
+            total = total + (weight * (entropy - state * (below @ layer.weight.mT + layer.bias))).sum()
+            below = state
+        return total
+
+    states = [state.detach().clone().requires_grad_() for state in states]
+    lowest = energy(states)
+    for gradient in torch.autograd.grad(lowest, states):
+        assert gradient.abs().max() < 1e-9
+    for _ in range(20):
+        with torch.no_grad():
+            aside = [(state + 0.01 * torch.randn_like(state)).clamp(1e-9, 1 - 1e-9) for state in states]
+            assert energy(aside) > lowest
+
+
+@pytest.mark.parametrize("nudging", NUDGINGS)
+@pytest.mark.parametrize(
+    ("sizes", "activation", "output", "members", "weights"),
+    [
+        (SIZES[1], "tanh", "identity", (), 4.0),
+        (SIZES[2], "tanh", "tanh", (2, 3), 1.0),
+        (SIZES[2], "sigmoid", "identity", (), 4.0),
+        (SIZES[2], "tanh", "identity", (), "trained"),
+        (SIZES[3], "sigmoid", "softplus", (2,), 2.0),
+        (SIZES[4], "softplus", "identity", (), 1.0),
+        (SIZES[4], "tanh", "identity", (3,), 4.0),
+    ],
+)
+def test_the_estimate_tends_to_the_gradient(build, batch, nudging, sizes, activation, output, members, weights):
+    gain = 1.0 if weights == "trained" else weights
+    network = build(EquilibriumPropagation(**SETTLED), sizes, activation, output, True, members, gain)
+    network = trained(network) if weights == "trained" else network
+    x, output_error = batch(network)
+    with torch.no_grad():
+        strengths = network.rule.forward(network, x).extra[len(sizes) - 2 :]
+    expected = gradient_through_fixed_point(network, x, output_error, strengths)
+    nudges = [0.02, 0.01, 0.005]
+    errors = [
+        relative_error(
+            updates_of(with_rule(network, EquilibriumPropagation(nudging, nudge=nudge, **SETTLED)), x, output_error),
+            expected,
+        )
+        for nudge in nudges
+    ]
+    slopes = [math.log(coarse / fine) / math.log(2) for coarse, fine in pairwise(errors)]
+    order = 1 if nudging == "one_sided" else 2
+    assert all(abs(slope - order) < 0.1 for slope in slopes)
+    assert errors[-1] < 0.03
+
+
+@pytest.mark.parametrize("nudging", NUDGINGS)
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_small_nudge_gives_the_gradient_for_every_activation(build, batch, nudging, activation, sizes):
+    network = build(EquilibriumPropagation(nudging, nudge=1e-6, **SETTLED), sizes, activation)
+    x, output_error = batch(network)
+    with torch.no_grad():
+        strengths = network.rule.forward(network, x).extra[len(sizes) - 2 :]
+    expected = gradient_through_fixed_point(network, x, output_error, strengths)
+    assert relative_error(updates_of(network, x, output_error), expected) < 1e-4
+
+
+@pytest.mark.parametrize("nudging", NUDGINGS)
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("members", [(), (2,)])
+def test_errors_are_carried_to_scale_and_zero_as_zero(build, batch, nudging, sizes, members):
+    network = build(EquilibriumPropagation(nudging), sizes, members=members)
+    x, output_error = batch(network)
+    updates = updates_of(network, x, output_error)
+    for scale in (1e-9, 1e6):
+        scaled = updates_of(network, x, output_error * scale)
+        assert relative_error(scaled, [update * scale for update in updates]) < 1e-9
+    assert all((update == 0).all() for update in updates_of(network, x, torch.zeros_like(output_error)))
+
+
+@pytest.mark.parametrize("nudging", NUDGINGS)
+def test_a_batch_is_the_sum_of_its_samples(build, batch, nudging):
+    network = build(EquilibriumPropagation(nudging, **SETTLED))
+    x, output_error = batch(network, 5)
+    output_error *= torch.tensor([0.0, 1e-6, 1e-3, 10.0, 1e3]).unsqueeze(-1)
+    alone = [updates_of(network, x[i : i + 1], output_error[i : i + 1]) for i in range(5)]
+    assert relative_error(updates_of(network, x, output_error), [sum(u) for u in zip(*alone, strict=True)]) < 1e-9
+    assert all((update == 0).all() for update in alone[0])
+
+
+def float32_network(rule, gain=1.0, head=1.0, activation="tanh"):
+    layers = [Dense(4, 64, activation), Dense(64, 64, activation), Dense(64, 64, activation), Dense(64, 2)]
+    for layer, scale in zip(layers, (gain, gain, gain, head), strict=True):
+        nn.init.orthogonal_(layer.weight, scale * math.sqrt(2))
+    return Network(layers, rule)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gain", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_an_action_does_not_depend_on_who_shares_the_batch(gain, activation):
+    network = float32_network(EquilibriumPropagation(), gain, 0.01 * gain, activation)
+    x = torch.randn(64, 4) * torch.logspace(-2, 1, 64).unsqueeze(-1)
+    together = network(x)
+    alone = torch.cat([network(sample) for sample in x.split(1)])
+    ratio = (together.log_softmax(-1) - alone.log_softmax(-1)).exp()
+    assert (ratio - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("nudging", NUDGINGS)
+@pytest.mark.parametrize("gain", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("head", [0.01, 1.0])
+def test_float32_loses_nothing(nudging, gain, head):
+    network = float32_network(EquilibriumPropagation(nudging), gain, head)
+    exact = with_rule(network, EquilibriumPropagation(nudging, **SETTLED)).double()
+    x, output_error = torch.randn(64, 4), torch.randn(64, 2) * torch.rand(64, 1) / 64
+    updates = updates_of(network, x, output_error)
+    assert relative_error(updates, updates_of(exact, x.double(), output_error.double())) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_a_response_is_the_difference_of_two_activities_without_its_rounding(activation):
+    drive = torch.linspace(-4, 4, 4001)
+    for size in (1e-3, -1e-3, 1e-5):
+        change = torch.full_like(drive, size)
+        found = response(
+            ACTIVATIONS[activation], drive, change, scratch=torch.empty_like(drive), out=torch.empty_like(drive)
+        )
+        function = ACTIVATIONS[activation].module()
+        exact = function(drive.double() + change.double()) - function(drive.double())
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=3e-6 * abs(size))
+
+
+@pytest.mark.parametrize("settings", [{}, {"nudging": "one_sided"}, {"feedback": "learnt"}])
+def test_it_stays_stable_while_it_trains(build, batch, settings):
+    network = trained(build(EquilibriumPropagation(**settings), (5, 40, 40, 3)).float(), 200)
+    assert float(torch.linalg.matrix_norm(network.layers[1].weight, 2).detach()) > 3
+    x, output_error = batch(network, 64)
+    expected = updates_of(with_rule(network, Backprop()), x, output_error)
+    for update, gradient in zip(updates_of(network, x, output_error), expected, strict=True):
+        assert torch.cosine_similarity(update.flatten(), gradient.flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("members", [(), (2,)])
+def test_learnt_feedback_that_agrees_with_the_forward_weights_is_tied_feedback(build, batch, sizes, members):
+    tied = build(EquilibriumPropagation(), sizes, members=members)
+    learnt = with_rule(tied, EquilibriumPropagation(feedback="learnt", decay=0))
+    with torch.no_grad():
+        for backward, layer in zip(learnt.rule.backward, learnt.layers[1:], strict=True):
+            backward.copy_(layer.weight)
+    x, output_error = batch(tied)
+    assert relative_error(updates_of(learnt, x, output_error), updates_of(tied, x, output_error)) < 1e-9
+    for backward, layer in zip(learnt.rule.backward, learnt.layers[1:], strict=True):
+        assert torch.equal(backward.grad, layer.weight.grad)
+
+
+def test_learnt_feedback_comes_to_agree_with_the_forward_weights(build):
+    network = build(EquilibriumPropagation(feedback="learnt"), (5, 20, 15, 3))
+    assert min(feedback_angles(network)) > 60
+    trained(network, 400)
+    assert max(feedback_angles(network)) < 15
+
+
+def test_divergence_names_the_rule_the_layer_and_the_step(build, batch):
+    network = build(EquilibriumPropagation())
+    x, _ = batch(network)
+    with torch.no_grad():
+        network.layers[0].weight[0, 0] = math.nan
+    with pytest.raises(Divergence, match="equilibrium_propagation diverged in layer 1 at relaxation step 1"):
+        network(x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nudging": "symetric"}, "nudging must be one of symmetric, one_sided, not 'symetric'"),
+        ({"feedback": "random"}, "feedback must be one of tied, learnt, not 'random'"),
+        ({"kappa": 0.3}, "kappa must be above 0 and below 0.25, not 0.3"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"nudge": -0.1}, "nudge must be above 0, not -0.1"),
+        ({"tolerance": 0}, "tolerance must be above 0, not 0"),
+        ({"decay": -1}, "decay must be 0 or more, not -1"),
+    ],
+)
+def test_a_bad_setting_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EquilibriumPropagation(**settings)

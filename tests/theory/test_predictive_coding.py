@@ -1,0 +1,306 @@
+"""Predictive coding against its energy by autograd, against backprop, and against its own guarantees."""
+
+import copy
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from bio_rl import Dense, Network
+from bio_rl.activations import ACTIVATIONS
+from bio_rl.rules import Backprop, PredictiveCoding
+from bio_rl.rules.errors import Divergence
+from bio_rl.rules.predictive_coding import Neurons
+from bio_rl.rules.relaxation import GROWTH, relax, squared_spectral_norm
+
+VARIANTS = ["inference", "incremental", "fixed_prediction", "error_based"]
+SIZES = [(4, 2), (5, 8, 3), (5, 8, 6, 3), (4, 7, 9, 5, 2), (3, 6, 5, 7, 5, 2)]
+SETTLED = {"steps": 20_000, "tolerance": 1e-9}
+
+
+def updates_of(network, x, output_error):
+    network.zero_grad()
+    network(x).backward(output_error)
+    return [parameter.grad.clone() for layer in network.layers for parameter in layer.parameters()]
+
+
+def with_rule(network, rule):
+    """The same layers under another rule."""
+    return Network([copy.deepcopy(layer) for layer in network.layers], rule)
+
+
+def relative_error(updates, expected):
+    pairs = list(zip(updates, expected, strict=True))
+    return math.sqrt(
+        sum(float((u - e).square().sum()) for u, e in pairs) / sum(float(e.square().sum()) for _, e in pairs)
+    )
+
+
+def trained(network, steps=100):
+    """The network after fitting a random nonlinear teacher with large weights, by its own rule."""
+    x = torch.randn(*network.members, 40, network.in_features, dtype=network.layers[0].weight.dtype)
+    target = 3 * torch.sin(2 * x.cumsum(-1))[..., : network.out_features]
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(network(x)[..., : target.shape[-1]], target).backward()
+        optimizer.step()
+    return network
+
+
+def descent_on_energy(network, x, output_error, rule):
+    """Whittington & Bogacz's energy written out, its gradients by autograd: every state's updates, step by step."""
+    layers, nudge = network.layers, rule.nudge
+    functions = [layer.activation.module() for layer in layers]
+    weights = [p.detach().clone().requires_grad_() for layer in layers for p in layer.parameters()]
+    matrices, biases = weights[0::2], [bias.unsqueeze(-2) for bias in weights[1::2]]
+
+    drives, activity = [], x
+    for matrix, bias, function in zip(matrices, biases, functions, strict=True):
+        drives.append((activity @ matrix.mT + bias).detach().requires_grad_())
+        activity = function(drives[-1])
+    (output_delta,) = torch.autograd.grad(activity, drives[-1], output_error)
+    size = output_delta.norm(dim=-1, keepdim=True)
+    *values, _ = drives
+    norms = [torch.linalg.matrix_norm(m, 2)[..., None, None].square() for m in matrices[1:-1]] + [torch.tensor(0.0)]
+
+    def energy(per_sample):
+        pre = [x, *(f(v) for f, v in zip(functions, values, strict=False))]
+        predictions = [p @ m.mT + b for p, m, b in zip(pre, matrices, biases, strict=True)]
+        # The output's value stays where its own error is the nudge.
+        output = predictions[-1].detach() - nudge * output_delta / size
+        pairs = zip([*values, output], predictions, strict=True)
+        return sum((per_sample * (value - prediction).square()).sum() / 2 for value, prediction in pairs)
+
+    for _ in range(rule.steps):
+        gradients = torch.autograd.grad(energy(torch.ones_like(size)), values)
+        values = [
+            (value - gradient / (2 + 2 * norm)).detach().requires_grad_()
+            for value, gradient, norm in zip(values, gradients, norms, strict=True)
+        ]
+        yield torch.autograd.grad(energy(size / nudge), weights)
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:])
+@pytest.mark.parametrize(("activation", "output", "members"), [("tanh", "identity", ()), ("softplus", "elu", (2, 3))])
+@pytest.mark.parametrize("gain", [1.0, 4.0])
+def test_inference_descends_its_energy_and_learns_by_it(
+    build, batch, monkeypatch, sizes, activation, output, members, gain
+):
+    # Exact norms on both sides: what is compared is the descent.
+    exact = lambda weight: torch.linalg.matrix_norm(weight, 2)[..., None, None].square()  # noqa: E731
+    monkeypatch.setattr("bio_rl.rules.predictive_coding.squared_spectral_norm", exact)
+    settings = {"steps": 6, "nudge": 0.05, "tolerance": 1e-12}
+    network = build(PredictiveCoding(**settings), sizes, activation, output, True, members, gain)
+    x, output_error = batch(network)
+    steps = list(descent_on_energy(network, x, output_error, network.rule))
+    assert relative_error(updates_of(network, x, output_error), steps[-1]) < 1e-9
+    incremental = with_rule(network, PredictiveCoding("incremental", **settings))
+    mean = [sum(updates) / len(steps) for updates in zip(*steps, strict=True)]
+    assert relative_error(updates_of(incremental, x, output_error), mean) < 1e-9
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize(("bias", "members", "output"), [(True, (), "identity"), (False, (3,), "tanh")])
+@pytest.mark.parametrize("gain", [1.0, 4.0])
+def test_fixed_prediction_equals_backprop(build, batch, sizes, activation, bias, members, output, gain):
+    rule = PredictiveCoding("fixed_prediction", steps=len(sizes) - 1)
+    network = build(rule, sizes, activation, output, bias, members, gain)
+    x, output_error = batch(network)
+    expected = updates_of(with_rule(network, Backprop()), x, output_error)
+    for update, gradient in zip(updates_of(network, x, output_error), expected, strict=True):
+        torch.testing.assert_close(update, gradient, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["inference", "error_based"])
+@pytest.mark.parametrize(
+    ("sizes", "activation", "members", "weights"),
+    [
+        (SIZES[1], "tanh", (), 4.0),
+        (SIZES[2], "sigmoid", (2,), 4.0),
+        (SIZES[2], "elu", (), 2.0),
+        (SIZES[2], "tanh", (), "trained"),
+        (SIZES[3], "softplus", (), 1.0),
+        (SIZES[4], "tanh", (2,), 1.0),
+    ],
+)
+def test_bias_towards_backprop_is_first_order_in_the_nudge(build, batch, variant, sizes, activation, members, weights):
+    gain = 1.0 if weights == "trained" else weights
+    network = build(Backprop(), sizes, activation, members=members, gain=gain)
+    network = trained(network) if weights == "trained" else network
+    x, output_error = batch(network, 3)
+    expected = updates_of(network, x, output_error)
+    nudges = [2e-5, 2e-6]
+    coarse, fine = (
+        relative_error(
+            updates_of(with_rule(network, PredictiveCoding(variant, nudge=nudge, **SETTLED)), x, output_error), expected
+        )
+        for nudge in nudges
+    )
+    slope = math.log(coarse / fine) / math.log(nudges[0] / nudges[1])
+    assert 0.95 < slope < 1.05
+    assert fine < 1e-3
+
+
+def energies(network, x, output_error, variant, nudge, step_sizes, steps):
+    """The energy before and after every step, less the constant that the output's own error adds."""
+    trace = network.rule.forward(network, x)
+    direction = output_error / output_error.norm(dim=-1, keepdim=True)
+    neurons = Neurons(network, trace, variant, -nudge * direction, step_sizes)
+    readout = network.layers[-1].weight
+
+    def energy():
+        pull = nudge * (direction * (neurons.changes[-1] @ readout.mT)).sum()
+        return float(sum(error.square().sum() / 2 for error in neurons.errors[:-1]) + pull)
+
+    levels = [energy()]
+    for _ in range(steps):
+        neurons.step()
+        levels.append(energy())
+    return levels
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", SIZES[1:])
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("weights", [1.0, 4.0, "trained"])
+@pytest.mark.parametrize("variant", ["inference", "error_based"])
+def test_the_energy_never_rises(build, batch, sizes, activation, weights, variant):
+    network = build(PredictiveCoding(variant), sizes, activation, gain=1.0 if weights == "trained" else weights)
+    if weights == "trained":
+        with torch.enable_grad():
+            trained(network, 20)
+    x, output_error = batch(network)
+    levels = energies(network, x, output_error, variant, 0.003, network.rule._step_sizes(network), 30)
+    assert levels[-1] < 0
+    if activation in ("relu", "hard_sigmoid"):
+        # A descent overshoots where the energy has a kink; it still never gets back to where it began.
+        assert max(levels) == 0
+    else:
+        rounding = 1e-12 * abs(levels[-1])
+        assert all(after <= before + rounding for before, after in pairwise(levels))
+
+
+@torch.no_grad()
+def test_without_the_bound_on_the_step_the_energy_rises(build, batch):
+    network = build(PredictiveCoding(), (5, 30, 30, 3), gain=8.0)
+    x, output_error = batch(network)
+    half = [torch.tensor(0.5)] * 2
+    levels = energies(network, x, output_error, "inference", 0.003, half, 10)
+    assert levels[-1] > 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("members", [(), (2,)])
+def test_errors_are_carried_to_scale_and_zero_as_zero(build, batch, variant, sizes, members):
+    network = build(PredictiveCoding(variant, steps=9), sizes, members=members)
+    x, output_error = batch(network)
+    updates = updates_of(network, x, output_error)
+    for scale in (1e-9, 1e6):
+        scaled = updates_of(network, x, output_error * scale)
+        assert relative_error(scaled, [update * scale for update in updates]) < 1e-9
+    assert all((update == 0).all() for update in updates_of(network, x, torch.zeros_like(output_error)))
+    # A sample without an error adds nothing at all.
+    output_error[..., 2:, :] = 0
+    tail = updates_of(network, x, output_error)
+    head = updates_of(network, x[..., :2, :], output_error[..., :2, :])
+    assert relative_error(tail, head) < 1e-9
+
+
+def test_incremental_teaches_the_readout_in_full_where_nothing_below_moves(build, batch):
+    network = build(PredictiveCoding("incremental"))
+    with torch.no_grad():
+        network.layers[-1].weight.zero_()
+    x, output_error = batch(network)
+    expected = updates_of(with_rule(network, Backprop()), x, output_error)
+    assert relative_error(updates_of(network, x, output_error), expected) < 1e-12
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_batch_is_the_sum_of_its_samples(build, batch, variant):
+    network = build(PredictiveCoding(variant, steps=40, tolerance=1e-12))
+    x, output_error = batch(network, 5)
+    output_error *= torch.tensor([1e-6, 1e-3, 1.0, 10.0, 1e3]).unsqueeze(-1)
+    alone = [updates_of(network, x[i : i + 1], output_error[i : i + 1]) for i in range(5)]
+    assert relative_error(updates_of(network, x, output_error), [sum(u) for u in zip(*alone, strict=True)]) < 1e-9
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("gain", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("head", [0.01, 1.0])
+def test_in_float32_the_shipped_relaxation_points_where_backprop_does(variant, gain, head):
+    layers = [Dense(4, 64, "tanh"), Dense(64, 64, "tanh"), Dense(64, 2)]
+    for layer, scale in zip(layers, (gain, gain, head), strict=True):
+        nn.init.orthogonal_(layer.weight, scale * math.sqrt(2))
+    network = Network(layers, PredictiveCoding(variant))
+    x, output_error = torch.randn(64, 4), torch.randn(64, 2) * torch.rand(64, 1) / 64
+    expected = updates_of(with_rule(network, Backprop()), x, output_error)
+    for update, gradient in zip(updates_of(network, x, output_error), expected, strict=True):
+        assert torch.cosine_similarity(update.flatten(), gradient.flatten(), dim=0) > 0.95
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_stays_stable_while_it_trains(build, batch, variant):
+    network = trained(build(PredictiveCoding(variant), (5, 40, 40, 3)).float(), 200)
+    assert float(torch.linalg.matrix_norm(network.layers[1].weight, 2).detach()) > 3
+    x, output_error = batch(network, 64)
+    expected = updates_of(with_rule(network, Backprop()), x, output_error)
+    for update, gradient in zip(updates_of(network, x, output_error), expected, strict=True):
+        assert torch.cosine_similarity(update.flatten(), gradient.flatten(), dim=0) > 0.8
+
+
+def test_divergence_names_the_rule_the_layer_and_the_step(build, batch):
+    network = build(PredictiveCoding())
+    x, output_error = batch(network)
+    with torch.no_grad():
+        network.layers[1].weight[0, 0] = math.nan
+    with pytest.raises(Divergence, match="predictive_coding diverged in layer 1 at relaxation step 1"):
+        network(x).backward(output_error)
+
+    sizes = iter(100.0**step for step in range(20))
+    with pytest.raises(Divergence, match="some_rule diverged in layer 2 at relaxation step 4"):
+        relax("some_rule", lambda: [torch.ones(1), torch.full((3,), next(sizes))], 20, 1e-3)
+    assert 100.0**2 <= GROWTH < 100.0**3
+
+
+def test_relaxation_stops_when_it_has_converged():
+    halves, still = torch.ones(2), torch.zeros(2)
+    assert relax("a", lambda: [halves.div_(2), still], 100, 1e-3) == 12
+    assert relax("a", lambda: [still], 100, 1e-3) == 1
+    assert relax("a", lambda: [halves], 7, 1e-3) == 7
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (3, 40, 20), (2, 2, 1, 64)])
+@torch.no_grad()
+def test_the_spectral_norm_is_found_from_below(shape):
+    weight = torch.randn(shape, dtype=torch.float64)
+    exact = torch.linalg.matrix_norm(weight, 2).square()
+    found = squared_spectral_norm(weight)[..., 0, 0]
+    assert (found <= exact * (1 + 1e-12)).all()
+    assert (found >= 0.7 * exact).all()
+    assert (squared_spectral_norm(torch.zeros(3, 3)) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variant": "inferrence"}, "variant must be one of inference, .*not 'inferrence'"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"nudge": 0}, "nudge must be above 0, not 0"),
+        ({"tolerance": -1}, "tolerance must be above 0, not -1"),
+        ({"step_size": 1.5}, "step_size must be above 0 and at most 1, not 1.5"),
+    ],
+)
+def test_a_bad_setting_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PredictiveCoding(**settings)
+
+
+def test_fixed_prediction_needs_as_many_steps_as_layers(build):
+    build(PredictiveCoding("fixed_prediction", steps=3), (4, 5, 6, 2))
+    with pytest.raises(ValueError, match="a network of 3 layers needs steps of at least 3, not 2"):
+        build(PredictiveCoding("fixed_prediction", steps=2), (4, 5, 6, 2))
