@@ -1,0 +1,50 @@
+"""Forward gradients: a directional derivative times its direction."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bio_rl.network import Network
+from bio_rl.rules.base import Trace
+from bio_rl.rules.perturbation import PerturbationRule, tile
+
+DIRECTIONS = ("weights", "activities")
+
+
+class ForwardGradient(PerturbationRule):
+    """Perturbation in the limit of no noise: tangents run forward beside the activities.
+
+    For a direction u, drawn anew for each sample, the tangent ``t_l = slope_l * (W_l t_(l-1) + d_l)``
+    starts from 0 at the input and is at the output the derivative along u. Then ``(dL/dy . t) u`` is
+    an unbiased estimate of the gradient (Baydin et al. 2022, theorem 1). ``d_l`` is what the direction
+    does to a drive: a direction among the weights, which is theirs, or among the drives themselves,
+    with far less variance (the activity perturbation of Ren et al. 2023).
+
+    Args:
+        draws: directions per sample, all of them run in one sweep.
+        directions: ``weights`` or ``activities``.
+        readout: ``exact``, output neurons learn from their own error, or ``perturbed``, by
+            directions.
+
+    Raises:
+        ValueError: fewer than 1 ``draws``, or unknown ``directions`` or ``readout``.
+    """
+
+    paper = "Baydin, Pearlmutter, Syme, Wood & Torr 2022, Gradients without backpropagation"
+
+    def __init__(self, draws: int = 8, directions: str = "weights", readout: str = "exact"):
+        if directions not in DIRECTIONS:
+            raise ValueError(f"unknown directions {directions!r}; known: {', '.join(DIRECTIONS)}")
+        super().__init__(draws, readout, in_weights=directions == "weights")
+        self.directions = directions
+
+    def output_change(self, network: Network, trace: Trace, noise: Sequence[Tensor]) -> Tensor:
+        tangent = tile(torch.zeros_like(trace.activities[0]), self.draws)
+        for index, (layer, activity) in enumerate(zip(network.layers, trace.activities[1:], strict=True)):
+            # What the drive would be without any input is the bias, which no tangent has.
+            drive = layer.drive(tangent) - layer.drive(torch.zeros_like(tangent[..., :1, :]))
+            if index < len(noise):
+                drive += noise[index]
+            tangent = layer.activation.gate(drive, tile(activity, self.draws), out=drive)
+        return tangent

@@ -1,0 +1,95 @@
+"""PEPITA: a second forward sweep on an input that the error has modulated."""
+
+import torch
+from torch import Tensor
+
+from bio_rl.layers import Updates
+from bio_rl.network import Network
+from bio_rl.rules.base import Rule, Trace, check_positive, local_updates, random_feedback
+from bio_rl.rules.errors import matched, unit_error
+
+FEEDBACKS = ("random", "mirrored")
+PRESYNAPTIC = ("free", "modulated")
+
+
+class Pepita(Rule):
+    """The error is projected onto the input, and synapses compare two forward sweeps.
+
+    With x the input, h_l the activities of the sweep that acts and e the output error, a second
+    sweep starts from ``h'_0 = x - F e``. Hidden layers learn by ``(h_l - h'_l) h'_(l-1)^T``, the
+    last layer by ``e h'_(L-1)^T`` (Dellaferrera & Kreiman 2022, algorithm 1, whose random F has no
+    sign of its own). Every sample's error is projected at the same small size, ``modulation``, and
+    the difference is scaled back by the error's own.
+
+    To first order ``h_1 - h'_1 = slope * (W_1 F e)``: feedback alignment through ``W_1 F``
+    (Srinivasan et al. 2024), whose rank is at most the number of *inputs*. Where a task has a
+    handful of them, most of what a wide hidden layer should learn cannot reach it: the rule's limit
+    in CartPole, with 4 inputs and 64 neurons. With F the transposed Jacobian of the whole network
+    the difference is ``J_l J_l^T`` times the true delta, J_l being layer l's Jacobian: never
+    further than 90 degrees from it.
+
+    Args:
+        modulation: the size of a sample's modulation, for an F of fresh weights' size.
+        feedback: ``random``, F is fixed; or ``mirrored``, it learns the network's mean
+            transposed Jacobian from the output's response to noise at the input (Srinivasan et al.
+            learn a mirror for each layer, to the same end).
+        presynaptic: the activities that a difference is multiplied with: ``modulated``, those of the
+            second sweep, as in the paper; or ``free``.
+        centred: whether the batch's mean error is taken out before the projection.
+
+    Raises:
+        ValueError: a ``modulation`` that is not positive, or an unknown ``feedback`` or ``presynaptic``.
+    """
+
+    paper = "Dellaferrera & Kreiman 2022, Error-driven input modulation; Srinivasan et al. 2024, Forward learning"
+    ngrad = "time"
+    separate_phases = True
+    extra_sweeps = True
+
+    def __init__(
+        self,
+        modulation: float = 0.05,
+        feedback: str = "random",
+        presynaptic: str = "modulated",
+        centred: bool = False,
+    ):
+        super().__init__()
+        check_positive(modulation=modulation)
+        for name, value, known in (("feedback", feedback, FEEDBACKS), ("presynaptic", presynaptic, PRESYNAPTIC)):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        self.modulation = modulation
+        self.feedback = feedback
+        self.presynaptic = presynaptic
+        self.centred = centred
+
+    def connect(self, network: Network) -> None:
+        self.projection = random_feedback(
+            self, network.layers[0].weight, network.out_features, network.in_features, 1.0
+        )
+        self.projection.requires_grad_(self.feedback == "mirrored")
+
+    def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
+        error = output_error - output_error.mean(-2, keepdim=True) if self.centred else output_error
+        direction, size = unit_error(error)
+        x = trace.activities[0]
+        second = self.forward(network, x - self.modulation * torch.matmul(direction, self.projection)).activities
+
+        change = size / self.modulation
+        deltas = [
+            (free - modulated) * change for free, modulated in zip(trace.activities[1:-1], second[1:-1], strict=True)
+        ]
+        deltas.append(network.layers[-1].activation.gate(output_error, trace.activities[-1]))
+        pre = Trace(second) if self.presynaptic == "modulated" else trace
+        updates = local_updates(network, pre, reversed(deltas))
+        if self.feedback == "mirrored":
+            towards = self.projection - self._jacobian(network, trace)
+            updates[self.projection] = matched(towards, updates[network.layers[0].weight])
+        return updates
+
+    def _jacobian(self, network: Network, trace: Trace) -> Tensor:
+        """The output's covariance with noise at the input, ``(*members, out, in)``: the mean Jacobian and noise."""
+        x = trace.activities[0]
+        noise = self.randn(x.shape, x)
+        response = self.forward(network, x + self.modulation * noise).activities[-1] - trace.activities[-1]
+        return torch.matmul(response.mT, noise) / (self.modulation * x.shape[-2])

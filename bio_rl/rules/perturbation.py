@@ -1,0 +1,216 @@
+"""What the perturbation rules share: noise in every sample, and its correlation with the loss.
+
+Each sample takes K directions u of normal noise, independent of every other sample's, and learns
+how the loss changes along them. The mean of ``(dL . u) u`` is the gradient for any number of
+draws; its variance is what these rules pay for having no feedback.
+
+**The loss of a perturbed output.** A rule sees dL/dy, not the loss. To first order in the noise a
+perturbed output changes the loss by ``dL/dy . (change of y)``: one number per sample and draw,
+such as a global signal could tell every synapse. As the noise vanishes it is the loss's
+directional derivative.
+
+**Noise in the weights at the price of noise in the drives.** Weight noise of its own for every
+sample would take K * batch * inputs * neurons random numbers. But a sample feels it only as
+``d = U p`` in its drives, with p its presynaptic activities (and 1, for the bias): normal noise of
+deviation ``|p|``, and so we draw d. Given d, the weight noise was ``U = d p^T / |p|^2 + U'`` with U'
+perpendicular to p and independent of all that happened in the sweep. The first part gives the
+update of node perturbation. The second, times the change of the loss and summed over samples and
+draws, is normal, with rows of covariance ``sum_b w_b (1 - p_b p_b^T / |p_b|^2)``: one matrix is drawn
+from that. The update is distributed exactly as if each sample and draw had had a noise matrix.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bio_rl.layers import Dense, Updates
+from bio_rl.network import Network
+from bio_rl.rules.base import Rule, Trace, check_positive, local_updates
+
+READOUTS = ("exact", "perturbed")
+SCALES = ("fixed", "drive")
+
+
+class PerturbationRule(Rule):
+    """Correlates what the noise did to the loss with the noise itself.
+
+    A subclass says how the output changes along given directions (``output_change``) and may say
+    how large these are (``deviation``).
+
+    Args:
+        draws: noise directions per sample, K.
+        readout: ``exact``, the last layer's neurons see their own error, as under every other
+            rule, and need no noise; or ``perturbed``, they are treated as all others are.
+        in_weights: whether the noise is in the weights; otherwise it is in the drives.
+
+    Raises:
+        ValueError: fewer than 1 ``draws``, or an unknown ``readout``.
+    """
+
+    ngrad: ClassVar = "perturbation"
+    extra_sweeps = True
+
+    def __init__(self, draws: int, readout: str, in_weights: bool):
+        super().__init__()
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, not {draws}")
+        if readout not in READOUTS:
+            raise ValueError(f"unknown readout {readout!r}; known: {', '.join(READOUTS)}")
+        self.draws = draws
+        self.readout = readout
+        self.in_weights = in_weights
+
+    @abstractmethod
+    def output_change(self, network: Network, trace: Trace, noise: Sequence[Tensor]) -> Tensor:
+        """How the output changes along noise in the drives, per unit of it.
+
+        Args:
+            network, trace: as for ``assign``.
+            noise: for each perturbed layer, from the first, ``(*members, draws * batch, o)``.
+
+        Returns:
+            ``(*members, draws * batch, out)``.
+        """
+
+    def deviation(self, layer: Dense, pre: Tensor) -> Tensor:
+        """The standard deviation of each sample's noise in a layer's drive, ``(*members, batch, 1)``."""
+        return _length(_inputs(layer, pre)) if self.in_weights else torch.ones_like(pre[..., :1])
+
+    def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
+        exact = self.readout == "exact"
+        layers = network.layers[:-1] if exact else network.layers
+        deviations = [self.deviation(layer, pre) for layer, pre in zip(layers, trace.activities, strict=False)]
+        noise = [self._draw(layer, deviation) for layer, deviation in zip(layers, deviations, strict=True)]
+        loss_change = self._per_draw(self.output_change(network, trace, noise)) * output_error.unsqueeze(-3)
+        loss_change = loss_change.sum(-1, keepdim=True)
+
+        deltas = [
+            (self._per_draw(directions) * loss_change).mean(-3) / _nonzero(deviation.square())
+            for directions, deviation in zip(noise, deviations, strict=True)
+        ]
+        if exact:
+            deltas.append(network.layers[-1].activation.gate(output_error, trace.activities[-1]))
+        updates = local_updates(network, trace, reversed(deltas))
+        if self.in_weights:
+            size = loss_change.square().mean(-3).div_(self.draws).sqrt_()
+            for layer, pre, deviation in zip(layers, trace.activities, deviations, strict=False):
+                self._add_perpendicular_noise(updates, layer, pre, size / _nonzero(deviation))
+        return updates
+
+    def _draw(self, layer: Dense, deviation: Tensor) -> Tensor:
+        noise = self.randn((*deviation.shape[:-2], self.draws * deviation.shape[-2], layer.out_features), deviation)
+        return noise.mul_(tile(deviation, self.draws))
+
+    def _per_draw(self, tensor: Tensor) -> Tensor:
+        """``(*members, draws * batch, n) -> (*members, draws, batch, n)``."""
+        return tensor.reshape(*tensor.shape[:-2], self.draws, -1, tensor.shape[-1])
+
+    def _add_perpendicular_noise(self, updates: Updates, layer: Dense, pre: Tensor, size: Tensor) -> None:
+        """Add the part of the weight noise that no sample's drive felt.
+
+        Its rows have the covariance ``C = w - A^T A`` where the rows of A are ``sqrt(w_b) p_b / |p_b|``
+        and w is the sum of the w_b. From A's singular values s and right singular vectors V, the
+        root of C is ``sqrt(w) (1 + V^T (sqrt(1 - s^2 / w) - 1) V)``.
+
+        Args:
+            updates: changed in place.
+            layer: the layer.
+            pre: ``(*members, batch, i)``.
+            size: the loss change per unit of deviation of the drive, ``(*members, batch, 1)``.
+        """
+        inputs = _inputs(layer, pre)
+        length = _length(inputs)
+        root_weights = size * length
+        total = root_weights.square().sum(-2, keepdim=True)
+        felt = root_weights * inputs / _nonzero(length)
+        _, singular, right = torch.linalg.svd(felt, full_matrices=False)
+        shrink = (1 - singular.square().unsqueeze(-2) / _nonzero(total)).clamp_min(0).sqrt() - 1
+        noise = self.randn((*pre.shape[:-2], layer.out_features, inputs.shape[-1]), pre)
+        noise += torch.matmul(torch.matmul(noise, right.mT) * shrink, right)
+        noise *= total.sqrt()
+        updates[layer.weight] += noise[..., : layer.in_features]
+        if layer.bias is not None:
+            updates[layer.bias] += noise[..., -1]
+
+
+class FiniteDifference(PerturbationRule):
+    """Runs the network a second time, with small noise, and sees what became of its output.
+
+    Args:
+        draws, readout, in_weights: as for ``PerturbationRule``.
+        noise: the noise's size; the update's bias is of its second order.
+        scale: ``fixed``, or ``drive``, noise proportional to the size of what it disturbs: to the
+            root mean square of a sample's drives in the layer.
+        antithetic: whether each direction is run with both signs (2 K sweeps). At small noise the
+            difference to the undisturbed sweep is as good for half the price; with
+            large noise the pair cancels the loss's curvature.
+
+    Raises:
+        ValueError: as for ``PerturbationRule``; a ``noise`` that is not positive; an unknown ``scale``.
+    """
+
+    separate_phases = True
+
+    def __init__(self, draws: int, readout: str, in_weights: bool, noise: float, scale: str, antithetic: bool):
+        super().__init__(draws, readout, in_weights)
+        check_positive(noise=noise)
+        if scale not in SCALES:
+            raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
+        self.noise = noise
+        self.scale = scale
+        self.antithetic = antithetic
+
+    def deviation(self, layer: Dense, pre: Tensor) -> Tensor:
+        if self.scale == "drive":
+            return layer.drive(pre).square().mean(-1, keepdim=True).sqrt_()
+        return super().deviation(layer, pre)
+
+    def output_change(self, network: Network, trace: Trace, noise: Sequence[Tensor]) -> Tensor:
+        above = perturbed_output(network, trace.activities[0], noise, self.draws, self.noise)
+        if self.antithetic:
+            below = perturbed_output(network, trace.activities[0], noise, self.draws, -self.noise)
+            return (above - below).div_(2 * self.noise)
+        return (above - tile(trace.activities[-1], self.draws)).div_(self.noise)
+
+
+def perturbed_output(network: Network, x: Tensor, noise: Sequence[Tensor], draws: int, size: float) -> Tensor:
+    """The output with ``size * noise`` added to the drives, all draws in one sweep.
+
+    Args:
+        network: the network.
+        x: input, ``(*members, batch, in)``.
+        noise: as for ``PerturbationRule.output_change``.
+        draws: how many times the batch is run.
+        size: what the noise is multiplied by.
+    """
+    activity = x
+    for index, layer in enumerate(network.layers):
+        drive = layer.drive(activity)
+        if index == 0:  # the noise comes in behind the synapses, so the first layer's work is the same in all draws
+            drive = tile(drive, draws)
+        if index < len(noise):
+            drive.add_(noise[index], alpha=size)
+        activity = layer.activation.forward(drive, out=drive)
+    return activity
+
+
+def tile(tensor: Tensor, draws: int) -> Tensor:
+    """The batch ``draws`` times over, ``(*members, batch, n) -> (*members, draws * batch, n)``, as a copy."""
+    return tensor.repeat(*[1] * (tensor.dim() - 2), draws, 1)
+
+
+def _inputs(layer: Dense, pre: Tensor) -> Tensor:
+    """What a neuron's weights are multiplied by: the activities below, and 1 for a bias."""
+    return pre if layer.bias is None else torch.cat([pre, torch.ones_like(pre[..., :1])], -1)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+
+
+def _nonzero(tensor: Tensor) -> Tensor:
+    """A divisor that leaves 0 / 0 at 0."""
+    return tensor.masked_fill(tensor == 0, 1)
