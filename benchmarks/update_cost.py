@@ -1,0 +1,239 @@
+"""What one update costs under each rule: time, memory and arithmetic, as ratios to torch's autograd.
+
+    python benchmarks/update_cost.py --quick
+    python benchmarks/update_cost.py --rules backprop feedback_alignment --widths 64 1024 --csv cost.csv
+
+Each rule learns in a network of ``depth`` layers of ``width`` neurons (tanh, linear read-out);
+autograd learns in an ``nn.Sequential`` of the same layers. What is measured is one forward sweep
+and one ``backward`` from a given output error, the rule with its default settings.
+
+Time: the two take turns, which of them begins included, and the figure is the median of the
+ratios of neighbours: what slows the machine down slows both. The quartiles show how much noise
+was left. With one thread it is the processor's time for this process, so that other programs'
+turns do not count; with several, the clock's.
+
+Memory: the most bytes that tensors held at once during the update, beyond what they held before
+it: activities, updates, and everything temporary. Every tensor that an operation of torch returns
+counts until its storage is freed; what a kernel allocates for itself does not.
+
+Arithmetic: the floating-point operations of the matrix products
+(``torch.utils.flop_counter``); element-wise operations are not counted. A rule that relaxes for T
+steps does about T sweeps of arithmetic; time over arithmetic says how well it does them, and 1 is
+as well as autograd.
+"""
+
+import argparse
+import csv
+import itertools
+import math
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
+
+from bio_rl.network import Network
+from bio_rl.rules import make_rule, rule_names
+
+Update = Callable[[], None]
+Row = dict[str, Any]
+SIZES = ("width", "depth", "batch")
+RATIOS = ("time_ratio", "memory_ratio", "arithmetic_ratio", "time_over_arithmetic")
+# The flop counter knows these products, but not their in-place forms.
+IN_PLACE = {torch.ops.aten.addmm_: addmm_flop, torch.ops.aten.baddbmm_: baddbmm_flop}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    console = Console(highlight=False, soft_wrap=True)
+    rows = []
+    for name, width, depth, batch in itertools.product(options.rules, options.widths, options.depths, options.batches):
+        torch.manual_seed(0)
+        row = cost(name, width, depth, batch, options.seconds)
+        console.print(
+            f"{name} {width}x{depth}x{batch}: time {row['time_ratio']:.2f} "
+            f"[{row['time_ratio_q1']:.2f}, {row['time_ratio_q3']:.2f}], memory {row['memory_ratio']:.2f}, "
+            f"arithmetic {row['arithmetic_ratio']:.2f}",
+        )
+        rows.append(row)
+        write_csv(options.csv, rows)
+    console.print(summary(rows))
+    console.print(f"{len(rows)} rows in {options.csv}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rules", nargs="+", default=rule_names(), choices=rule_names(), metavar="RULE")
+    parser.add_argument("--widths", nargs="+", type=int, default=[64, 256, 1024])
+    parser.add_argument("--depths", nargs="+", type=int, default=[2, 4, 8])
+    parser.add_argument("--batches", nargs="+", type=int, default=[64, 256, 2048])
+    parser.add_argument("--seconds", type=float, default=2.0, help="time spent on one cell, at least five pairs")
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads")
+    parser.add_argument("--csv", type=Path, default=Path("update_cost.csv"), help="where the rows go")
+    parser.add_argument("--quick", action="store_true", help="small sizes, a quarter of a second each")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.widths, options.depths, options.batches, options.seconds = [64, 256], [2, 4], [64, 256], 0.25
+    return options
+
+
+def cost(name: str, width: int, depth: int, batch: int, seconds: float) -> Row:
+    """One row: what one update costs under a rule, and under autograd, in a network of this size."""
+    plain = plain_network(width, depth)
+    network = Network.from_sequential(plain, make_rule(name))
+    network.modulator = torch.randn(batch)  # what a gated rule asks its agent for
+    x, output_error = torch.randn(batch, width), torch.randn(batch, width) / batch
+    updates = one_update(network, x, output_error), one_update(plain, x, output_error)
+    times, autograd_times = alternating_times(*updates, seconds)
+    first, median, third = statistics.quantiles([a / b for a, b in zip(times, autograd_times, strict=True)], n=4)
+    memory, autograd_memory = map(peak_bytes, updates)
+    flops, autograd_flops = map(matrix_flops, updates)
+    return {
+        "rule": name,
+        "width": width,
+        "depth": depth,
+        "batch": batch,
+        "pairs": len(times),
+        "seconds": statistics.median(times),
+        "autograd_seconds": statistics.median(autograd_times),
+        "time_ratio": median,
+        "time_ratio_q1": first,
+        "time_ratio_q3": third,
+        "memory_bytes": memory,
+        "memory_ratio": memory / autograd_memory,
+        "flops": flops,
+        "arithmetic_ratio": flops / autograd_flops,
+        "time_over_arithmetic": median * autograd_flops / flops,
+    }
+
+
+def plain_network(width: int, depth: int) -> nn.Sequential:
+    hidden = [module for _ in range(depth - 1) for module in (nn.Linear(width, width), nn.Tanh())]
+    return nn.Sequential(*hidden, nn.Linear(width, width))
+
+
+def one_update(model: nn.Module, x: Tensor, output_error: Tensor) -> Update:
+    parameters = list(model.parameters())
+
+    def update() -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        model(x).backward(output_error)
+
+    return update
+
+
+def alternating_times(ours: Update, theirs: Update, seconds: float, least: int = 5) -> tuple[list[float], list[float]]:
+    """The seconds of each of two updates that take turns, as often as fits, at least ``least`` times."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    times: dict[Update, list[float]] = {ours: [], theirs: []}
+    turns = (ours, theirs)
+    for update in turns:  # warm-up: first allocations are slow
+        update()
+    end = time.perf_counter() + seconds
+    while len(times[ours]) < least or time.perf_counter() < end:
+        for update in turns:
+            start = clock()
+            update()
+            times[update].append(clock() - start)
+        turns = turns[::-1]
+    return times[ours], times[theirs]
+
+
+def peak_bytes(update: Update) -> int:
+    """The most bytes held at once during an update, beyond those held before it."""
+    with LiveBytes() as live:
+        update()
+    return live.most
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the storages that are made while it is on, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known: set[int] = set()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # A result may be a view of an argument: whatever comes in from outside is there already.
+        for tensor in filter(torch.is_tensor, tree_leaves((args, kwargs))):
+            self.track(tensor.untyped_storage(), size=0)
+        result = function(*args, **(kwargs or {}))
+        for tensor in filter(torch.is_tensor, tree_leaves(result)):
+            storage = tensor.untyped_storage()
+            self.track(storage, storage.nbytes())
+        return result
+
+    def track(self, storage: torch.UntypedStorage, size: int) -> None:
+        if storage._cdata not in self.known:
+            self.known.add(storage._cdata)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self.forget, storage._cdata, size).atexit = False
+
+    def forget(self, storage: int, size: int) -> None:
+        self.known.remove(storage)
+        self.now -= size
+
+
+def matrix_flops(update: Update) -> int:
+    """The floating-point operations of an update's matrix products."""
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        update()
+    return counter.get_total_flops()
+
+
+def exponents(rows: Sequence[Row]) -> list[float]:
+    """How time grows with width, depth and batch: the slopes of one fit of all their logarithms.
+
+    A size of which there is one value only has no slope: not a number.
+    """
+    sizes = np.log([[row[size] for size in SIZES] for row in rows])
+    varied = np.ptp(sizes, axis=0) > 0
+    design = np.column_stack([np.ones(len(rows)), sizes[:, varied]])
+    fit = np.linalg.lstsq(design, np.log([row["seconds"] for row in rows]), rcond=None)[0]
+    slopes = np.full(len(SIZES), math.nan)
+    slopes[varied] = fit[1:]
+    return slopes.tolist()
+
+
+def summary(rows: Sequence[Row]) -> Table:
+    table = Table(
+        title="One update as a multiple of autograd's",
+        caption="median over the sizes [least, most]; growth: the exponents of time in each size",
+    )
+    table.add_column("rule", no_wrap=True)
+    for column in (*RATIOS, *(f"growth with {size}" for size in SIZES)):
+        table.add_column(column.replace("_", " "), justify="right")
+    for name, group in itertools.groupby(rows, key=lambda row: row["rule"]):
+        own = list(group)
+        ratios = [spread([row[column] for row in own]) for column in RATIOS]
+        table.add_row(name, *ratios, *(f"{slope:.2f}" for slope in exponents(own)))
+    return table
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
