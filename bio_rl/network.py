@@ -38,12 +38,14 @@ class Network(nn.Module):
         ValueError: no layers, layers that do not fit together, or a rule that is in use already.
     """
 
-    layers: Sequence[Dense]
+    layers: tuple[Dense, ...]
 
     def __init__(self, layers: Sequence[Dense], rule: Rule):
         super().__init__()
         _check_layers(layers)
-        self.layers = _Layers(layers)  # type: ignore[assignment]
+        # A tuple, whose look-ups cost nothing beside a small kernel, registered under the same name.
+        self.layers = tuple(layers)
+        self._modules["layers"] = nn.ModuleList(layers)
         self.modulator: Tensor | None = None
         self.rule = rule
         rule.attach(self)
@@ -108,13 +110,6 @@ class Network(nn.Module):
                 "the network's input asks for a gradient, which a credit-assignment rule does not give; "
                 "detach it, or make what precedes it part of the network"
             )
-
-
-class _Layers(nn.ModuleList):
-    """An ``nn.ModuleList`` whose look-ups are those of a tuple; its own cost as much as a small kernel."""
-
-    def __getitem__(self, index: Any) -> Any:
-        return tuple(self._modules.values())[index]
 
 
 class _Boundary(torch.autograd.Function):
