@@ -33,12 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return _command(command)(arguments)
+        exit_code = _command(command)(arguments)
+        sys.stdout.flush()
+        return exit_code
     except UserError as error:
         print(f"bio-rl {command}: {error}" if command in COMMANDS else f"bio-rl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Who read our output has seen enough, as `| head` has; nothing is left to say, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _command(name: str) -> Callable[[list[str]], int]:

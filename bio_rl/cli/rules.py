@@ -8,38 +8,34 @@ from rich.table import Table
 
 from bio_rl.rules import rule_class, rule_names
 
-PROPERTIES = {
-    "ngrad": "differences\nover",
-    "weight_transport": "weight\ntransport",
-    "separate_phases": "\nphases",
-    "error_neurons": "error\nneurons",
-    "extra_sweeps": "extra\nsweeps",
-    "nonlocal_scalars": "non-local\nscalars",
-    "paper": "\npaper",
+NEEDS = {
+    "weight_transport": "weight transport",
+    "separate_phases": "phases",
+    "error_neurons": "error neurons",
+    "extra_sweeps": "sweeps",
+    "nonlocal_scalars": "non-local scalars",
 }
-"""Class attributes of ``Rule`` and the headings they stand under."""
+"""What a rule may need that a brain may lack, as ``Rule`` names it and in words; their initials stand in the table."""
 
 
 def properties() -> list[dict[str, Any]]:
     """Each rule's name and properties, as ``Rule`` documents them."""
-    return [{"name": name} | {key: getattr(rule_class(name), key) for key in PROPERTIES} for name in rule_names()]
+    keys = ("ngrad", *NEEDS, "paper")
+    return [{"name": name} | {key: getattr(rule_class(name), key) for key in keys} for name in rule_names()]
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """The same for people, with papers by author and year."""
-    table = Table("\nrule", *PROPERTIES.values(), box=None, header_style="bold", pad_edge=False)
-    table.columns[0].no_wrap = True
+    """The same for people, in 80 columns: needs by their initials, papers by author and year."""
+    table = Table("\nrule", "differences\nover", "\nneeds", "\npaper", box=None, header_style="bold", pad_edge=False)
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for row in rows:
-        table.add_row(row["name"], *(_cell(key, row[key]) for key in PROPERTIES))
-    Console().print(table)
-
-
-def _cell(key: str, value: bool | str) -> str:
-    if value in (False, "", "none"):
-        return "·"
-    if key == "paper":
-        return _citation(str(value))
-    return str(value) if key == "ngrad" else "yes"
+        needs = " ".join(words[0].upper() if row[key] else "·" for key, words in NEEDS.items())
+        table.add_row(row["name"], row["ngrad"].replace("none", "·"), needs, _citation(row["paper"]))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\n" + ", ".join(f"[bold]{words[0].upper()}[/] {words}" for words in NEEDS.values()))
+    console.print("bio-rl rules --json says more, with the papers in full")
 
 
 def _citation(paper: str) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,19 @@ def test_help_waits_for_nothing_heavy() -> None:
     assert "usage: bio-rl" in done.stdout
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_seen_enough_gets_no_traceback(buffered: bool) -> None:
+    code = "import sys; from bio_rl.cli import main; sys.exit(main(['rules', '--json']))"
+    command = [sys.executable, "-c", code]
+    # An empty value is as good as none.
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=unbuffered) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_without_arguments_help(capsys: pytest.CaptureFixture) -> None:
     assert main([]) == 0
     assert "usage: bio-rl" in capsys.readouterr().out
@@ -41,15 +55,27 @@ def test_train_help_lists_the_choices(capsys: pytest.CaptureFixture) -> None:
     assert "agent: a2c, ppo, reinforce" in capsys.readouterr().out
 
 
-def test_rules_as_data_and_as_a_table(capsys: pytest.CaptureFixture) -> None:
+def test_rules_as_data(capsys: pytest.CaptureFixture) -> None:
     assert main(["rules", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == rule_names()
     assert rows["backprop"]["weight_transport"] is True
     assert rows["weight_mirror"]["separate_phases"] is True
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_rules_as_a_table_of_one_line_each(
+    columns: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     assert main(["rules"]) == 0
-    table = capsys.readouterr().out
-    assert all(name in table for name in rows)
+    lines = capsys.readouterr().out.splitlines()
+    table = [line.split() for line in lines[2 : lines.index("")]]
+    assert [name for name, *_ in table] == rule_names()
+    assert all(words[-1].isdecimal() for words in table), "each paper's year ends its rule's line"
+    assert next(words for words in table if words[0] == "predictive_coding")[1:7] == ["population", *"WPESN"]
+    assert "…" not in "".join(lines)
+    assert max(map(len, lines)) <= columns
 
 
 def test_a_rule_of_ones_own(tmp_path: Path) -> None:
@@ -76,7 +102,8 @@ def test_a_study_of_ones_own_overrides_the_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce"])
-def test_every_shipped_task_can_be_built(agent: str) -> None:
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_every_shipped_task_can_be_built_without_a_warning(agent: str) -> None:
     from bio_rl.cli.configs import compose_jobs
     from bio_rl.cli.train import parse
     from bio_rl.experiment.run import check
