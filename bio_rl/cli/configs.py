@@ -86,7 +86,8 @@ def compose_jobs(args: Namespace) -> list[Job]:
     try:
         return _Composer(hydra, args.config_name or CONFIG).jobs(args.overrides, args.multirun)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(first_line(error)) from error
+        causes = [error] if error.__cause__ is None else [error, error.__cause__]
+        raise UserError(": ".join(map(first_line, causes))) from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -100,8 +101,10 @@ class _Composer:
         overrides = [self._parse(line) for line in lines]
         for override in overrides:
             self._check_choice(override)
-        # Mode and sweeper depend on the choices alone.
-        master = self._compose(self._choices(overrides), RunMode.MULTIRUN)
+        hydras = [override for override in overrides if override.is_hydra_override()]
+        self._check_settings(hydras)
+        # Mode and sweeper depend on nothing else.
+        master = self._compose([*self._choices(overrides), *_lines(hydras)], RunMode.MULTIRUN)
         if not (multirun or master.hydra.mode == RunMode.MULTIRUN):
             self._refuse_sweeps(overrides)
             return [self._job(lines, RunMode.RUN)]
@@ -111,9 +114,8 @@ class _Composer:
         for override in swept:
             self._check_choice(override)
         ours = [override for override in overrides if not override.is_hydra_override()]
-        hydras = [line for o in overrides if o.is_hydra_override() and (line := o.input_line) is not None]
         (combinations,) = BasicSweeper.split_arguments([*swept, *ours], None)
-        return [self._job([*hydras, *combination], RunMode.MULTIRUN) for combination in combinations]
+        return [self._job([*_lines(hydras), *combination], RunMode.MULTIRUN) for combination in combinations]
 
     def _compose(self, lines: Sequence[str], mode: RunMode) -> DictConfig:
         return self.loader.load_configuration(
@@ -133,10 +135,10 @@ class _Composer:
         return Job(config, folder)
 
     def _is_choice(self, override: Override) -> bool:
-        return override.is_hydra_override() or override.key_or_group in self.groups
+        return override.key_or_group in self.groups
 
     def _choices(self, overrides: Iterable[Override]) -> list[str]:
-        return [line for o in overrides if self._is_choice(o) and (line := o.input_line) is not None]
+        return _lines(filter(self._is_choice, overrides))
 
     # -- checks of the overrides ---------------------------------------------------------
 
@@ -153,20 +155,22 @@ class _Composer:
 
     @cached_property
     def groups(self) -> list[str]:
-        return [group for group in self.loader.list_groups("") if group != "hydra"]
+        ours = [group for group in self.loader.list_groups("") if group != "hydra"]
+        return [*ours, *(f"hydra/{group}" for group in self.loader.list_groups("hydra"))]
 
     def _check_choice(self, override: Override) -> None:
         """A group must exist, and so must each choice from it."""
         group = override.key_or_group
-        if override.is_hydra_override() or override.is_delete() or group not in self.groups:
+        if override.is_delete() or group not in self.groups:
             return
         known = self.loader.get_group_options(group)
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
         for choice in values:
-            if isinstance(choice, str) and choice not in known and not choice.startswith("$"):
+            is_name = isinstance(choice, str | int | float)
+            if is_name and str(choice) not in known and not str(choice).startswith("$"):
                 key = override.get_key_element().removeprefix("rule@")
                 raise UserError(
-                    f"{key}={choice}: {group} has no choice {choice!r}{nearest(choice, known)} "
+                    f"{key}={choice}: {group} has no choice {str(choice)!r}{nearest(str(choice), known)} "
                     f"({group}/ has {', '.join(known)})"
                 )
 
@@ -177,6 +181,8 @@ class _Composer:
             if self._is_choice(override) or override.is_add() or override.is_force_add() or override.is_delete():
                 continue
             self._check_key(override.key_or_group, base)
+            if override.is_hydra_override():
+                continue  # Hydra checks the types of its own
             default = OmegaConf.select(base, override.key_or_group, throw_on_missing=False)
             _check_type(override.key_or_group, default, override.value())
 
@@ -184,22 +190,27 @@ class _Composer:
         node: Any = base
         path: list[str] = []
         for name in key.split("."):
-            known = [str(each) for each in node if each != "hydra"] if isinstance(node, DictConfig) else []
+            known = list(map(str, node)) if isinstance(node, DictConfig) else []
             if name not in known:
                 if not path:
                     raise UserError(f"no setting or group {name!r}{nearest(name, [*known, *self.groups])}")
-                raise UserError(
-                    f"{key}: {self._where(path, base)} has no key {name!r}{nearest(name, known)} "
-                    f"(+{key}=... adds a new one)"
-                )
+                # Hydra's own keys are fixed.
+                remedy = "" if path[0] == "hydra" else f" (+{key}=... adds a new one)"
+                raise UserError(f"{key}: {self._where(path, base)} has no key {name!r}{nearest(name, known)}{remedy}")
             path.append(name)
             node = OmegaConf.select(base, ".".join(path), throw_on_missing=False)
 
     def _where(self, path: Sequence[str], base: DictConfig) -> str:
+        if path[0] == "hydra":
+            return ".".join(path)
         group = f"rule@{path[0]}" if path[0] == "critic_rule" else path[0]
         choice = base.hydra.runtime.choices.get(group)
         file = f"{group.partition('@')[0]}/{choice}.yaml" if choice else f"{self.config_name}.yaml"
         return f"{'.'.join(path)} ({file})"
+
+
+def _lines(overrides: Iterable[Override]) -> list[str]:
+    return [line for override in overrides if (line := override.input_line) is not None]
 
 
 def _remove_hydra(config: DictConfig) -> None:
@@ -223,7 +234,8 @@ def _check_type(key: str, default: Any, value: Any) -> None:
         return
     schedule = key.endswith(("learning_rate", "clip_range")) and isinstance(value, str) and value.startswith("lin_")
     if not (schedule or _same_type(default, value, key)):
-        raise UserError(f"{key}={_text(value)}: {key} must be {_type_name(default, key)}, as in {key}={_text(default)}")
+        example = "" if isinstance(default, DictConfig) else f", as in {key}={_text(default)}"
+        raise UserError(f"{key}={_text(value)}: {key} must be {_type_name(default, key)}{example}")
 
 
 def _same_type(default: Any, value: Any, key: str) -> bool:
