@@ -169,10 +169,8 @@ class _Composer:
             is_name = isinstance(choice, str | int | float)
             if is_name and str(choice) not in known and not str(choice).startswith("$"):
                 key = override.get_key_element().removeprefix("rule@")
-                raise UserError(
-                    f"{key}={choice}: {group} has no choice {str(choice)!r}{nearest(str(choice), known)} "
-                    f"({group}/ has {', '.join(known)})"
-                )
+                remedy = nearest(str(choice), known) or f" ({group}/ has {', '.join(known)})"
+                raise UserError(f"{key}={choice}: {group} has no choice {str(choice)!r}{remedy}")
 
     def _check_settings(self, overrides: Sequence[Override]) -> None:
         """A setting must exist in the configs that the choices made, and keep its type."""

@@ -12,6 +12,7 @@ from agents import load_model
 from agents.base import RuleAgent
 from bio_rl.cli.errors import UserError, first_line
 from bio_rl.experiment.environments import make_env
+from bio_rl.experiment.result import read_result
 
 FRAMES_A_SECOND = 30
 """Where the environment itself names none."""
@@ -46,22 +47,32 @@ def play(run_folder: Path, video: Path | None, episodes: int, seed: int) -> int:
 
 
 def _config(run_folder: Path) -> DictConfig:
-    for needed in (run_folder / ".hydra" / "config.yaml", run_folder / "model" / "policy.yaml"):
-        if not needed.is_file():
-            raise UserError(f"{run_folder} is not the folder of a run with a saved model: it has no {needed.name}")
-    config = OmegaConf.load(run_folder / ".hydra" / "config.yaml")
+    if not run_folder.is_dir():
+        raise UserError(f"there is no folder {str(run_folder)!r}")
+    result, config_file = read_result(run_folder), run_folder / ".hydra" / "config.yaml"
+    if result is None or not config_file.is_file():
+        raise UserError(f"{run_folder} is not the folder of a run")
+    if not (run_folder / "model" / "policy.yaml").is_file():
+        raise UserError(f"{run_folder} has no model to play: the run's status is {result['status']!r}")
+    config = OmegaConf.load(config_file)
     assert isinstance(config, DictConfig)
     return config
 
 
 def _make(config: DictConfig, render_mode: str) -> gymnasium.Env:
     try:
-        return make_env(config.env, render_mode)
+        env = make_env(config.env, render_mode)
     except DependencyNotInstalled as error:
         extra = config.env.extra
         raise UserError(f'pip install "bio-rl[{extra}]"' if extra else first_line(error)) from error
     except gymnasium.error.Error as error:
         raise UserError(first_line(error)) from error
+    if render_mode == "human":
+        try:
+            env.reset()
+        except Exception as error:  # each simulator has its own
+            raise UserError(f"no window can be opened ({first_line(error)}); --video FILE.mp4 needs none") from error
+    return env
 
 
 def _check_video(video: Path) -> None:

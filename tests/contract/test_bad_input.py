@@ -53,7 +53,7 @@ from bio_rl.cli import main
         ("train hydra/launchr=basic", "did you mean 'hydra/launcher'"),
         ("train hydra/launcher=basci", "did you mean 'basic'"),
         ("train hydra.job.chdir=maybe", "not a valid bool"),
-        ("play nowhere", "not the folder of a run"),
+        ("play nowhere", "no folder 'nowhere'"),
     ],
 )
 def test_one_line_exit_code_2_nothing_written(

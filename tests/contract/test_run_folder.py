@@ -127,6 +127,23 @@ def test_play_shows_the_agent_that_was_evaluated(train: Train, capsys: pytest.Ca
     assert Path("it.mp4").stat().st_size > 0
 
 
+def test_play_says_what_it_lacks(train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert train("rule=misbehaving", "rule.how=overflows", "hydra.run.dir=diverged") == 1
+    assert train("evaluation.interval=0", "hydra.run.dir=done") == 0
+    monkeypatch.setenv("SDL_VIDEODRIVER", "no such driver")
+    Path("empty").mkdir()
+    for folder, reason in (
+        ("diverged", "no model to play: the run's status is 'diverged'"),
+        ("done", "no window can be opened"),
+        ("empty", "not the folder of a run"),
+    ):
+        capsys.readouterr()
+        assert main(["play", folder]) == 2
+        err = capsys.readouterr().err
+        assert reason in err
+        assert err.count("\n") == 1
+
+
 def test_a_failed_run_says_so_and_keeps_what_there_is(train: Train, capsys: pytest.CaptureFixture) -> None:
     assert train("rule=misbehaving", "rule.how=fails") == 1
     assert result()["status"] == "failed"
