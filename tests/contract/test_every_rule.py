@@ -1,0 +1,79 @@
+"""What every rule owes its users, whatever its theory: a new rule is held to it by its file alone."""
+
+import copy
+
+import pytest
+import torch
+
+from agents import PPO
+from bio_rl.rules import make_rule, rule_class, rule_names
+
+DRAW_NO_NOISE = [name for name in rule_names() if rule_class(name).ngrad != "perturbation"]
+
+# A rule that reads a mean over the batch says so.
+SAMPLE_BY_SAMPLE = [name for name in rule_names() if "over the batch" not in rule_class(name).nonlocal_scalars]
+
+
+def updates_of(network, x, output_error):
+    """The updates of the forward weights, one list; what is random is drawn the same each time."""
+    network = copy.deepcopy(network)
+    network.modulator = torch.ones(x.shape[-2], dtype=x.dtype)
+    network(x).backward(output_error)
+    parameters = [parameter for layer in network.layers for parameter in layer.parameters()]
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
+
+@pytest.mark.parametrize("name", rule_names())
+def test_no_error_no_update(build, batch, name):
+    network = build(make_rule(name))
+    x, output_error = batch(network)
+    assert all(update.eq(0).all() for update in updates_of(network, x, torch.zeros_like(output_error)))
+
+
+@pytest.mark.parametrize("name", SAMPLE_BY_SAMPLE)
+def test_a_sample_without_an_error_changes_nothing(build, batch, name):
+    network = build(make_rule(name))
+    x, output_error = batch(network)
+    output_error[3:] = 0
+    learnt = updates_of(network, x, output_error)
+    x[3:] = torch.randn_like(x[3:])
+    torch.testing.assert_close(updates_of(network, x, output_error), learnt, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("name", rule_names())
+def test_an_update_is_as_large_as_its_error(build, batch, name, scale):
+    network = build(make_rule(name))
+    x, output_error = batch(network)
+    expected = [scale * update for update in updates_of(network, x, output_error)]
+    torch.testing.assert_close(updates_of(network, x, scale * output_error), expected, rtol=1e-6, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("name", DRAW_NO_NOISE)
+def test_a_mean_over_equal_samples_is_one_sample(build, batch, name):
+    network = build(make_rule(name))
+    x, output_error = batch(network, 1)
+    many = updates_of(network, x.repeat(64, 1), output_error.repeat(64, 1) / 64)
+    torch.testing.assert_close(many, updates_of(network, x, output_error), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", rule_names())
+def test_ppos_ratio_is_one_before_the_first_step_of_an_update(name):
+    """A sweep that draws noise or has not settled would compare an action with another network's."""
+    agent = PPO("CartPole-v1", rule=name, n_steps=64, batch_size=32, n_epochs=1, learning_rate=1e-2, seed=0)
+    evaluate, get, first, ratios = agent.policy.evaluate_actions, agent.rollout_buffer.get, [], []
+
+    def remembering(batch_size):
+        for number, samples in enumerate(get(batch_size)):
+            first[:] = [samples.old_log_prob] if number == 0 else []
+            yield samples
+
+    def comparing(observations, actions):
+        values, log_prob, entropy = evaluate(observations, actions)
+        ratios.extend((log_prob - old).exp().detach() for old in first)
+        return values, log_prob, entropy
+
+    agent.rollout_buffer.get, agent.policy.evaluate_actions = remembering, comparing
+    agent.learn(6 * 64)
+    assert len(ratios) == 6
+    torch.testing.assert_close(torch.cat(ratios), torch.ones(6 * 32), rtol=0, atol=1e-4)
