@@ -211,12 +211,13 @@ def exponents(rows: Sequence[Row]) -> list[float]:
 
 def summary(rows: Sequence[Row]) -> Table:
     table = Table(
-        title="One update as a multiple of autograd's",
-        caption="median over the sizes [least, most]; growth: the exponents of time in each size",
+        title="One update as a multiple of autograd's: median over the sizes, and from least to most",
+        caption="under a size: the exponent with which time grows in it",
+        box=None,
     )
     table.add_column("rule", no_wrap=True)
-    for column in (*RATIOS, *(f"growth with {size}" for size in SIZES)):
-        table.add_column(column.replace("_", " "), justify="right")
+    for column in (*RATIOS, *SIZES):
+        table.add_column(column.removesuffix("_ratio").replace("_", " "), justify="right", no_wrap=True)
     for name, group in itertools.groupby(rows, key=lambda row: row["rule"]):
         own = list(group)
         ratios = [spread([row[column] for row in own]) for column in RATIOS]
@@ -225,7 +226,7 @@ def summary(rows: Sequence[Row]) -> Table:
 
 
 def spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+    return f"{statistics.median(values):.2f} {min(values):.2f}–{max(values):.2f}"
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

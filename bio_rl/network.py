@@ -129,9 +129,13 @@ class _Boundary(torch.autograd.Function):
     def backward(ctx: Any, output_error: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("a Network can be differentiated once only: create_graph=True has no meaning here")
-        saved = ctx.saved_tensors
-        activities, extra = saved[: ctx.activity_count], saved[ctx.activity_count : -len(ctx.parameters)]
-        updates = ctx.network.rule.assign(ctx.network, Trace(activities, extra), output_error)
+        (*saved,) = ctx.saved_tensors[: -len(ctx.parameters)]
+        trace = Trace(saved[: ctx.activity_count], saved[ctx.activity_count :])
+        # From here on the trace alone holds the activities (unless the graph is retained), so that a
+        # rule may free each as soon as it has served, as autograd does.
+        del saved
+        ctx.maybe_clear_saved_tensors()
+        updates = ctx.network.rule.assign(ctx.network, trace, output_error)
         return (None, None, *map(updates.get, ctx.parameters))
 
 

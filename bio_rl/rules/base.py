@@ -23,7 +23,7 @@ class Trace(NamedTuple):
         extra: whatever else the rule's own sweep wants to find again.
     """
 
-    activities: Sequence[Tensor]
+    activities: list[Tensor]
     extra: Sequence[Tensor] = ()
 
 
@@ -114,7 +114,7 @@ class Rule(nn.Module):
         self.generator.set_state(state.cpu())
 
 
-def descend(network: Network, trace: Trace, output_error: Tensor, feedback: Sequence[Tensor]) -> Iterator[Tensor]:
+def descend(network: Network, trace: Trace, output_error: Tensor, feedback: Iterable[Tensor]) -> Iterator[Tensor]:
     """Every layer's delta, from the last layer to the first, by a signal that descends layer by layer.
 
     ``delta_l = slope_l * (delta_(l+1) @ feedback_(l+1))``: with the forward weights as feedback
@@ -122,8 +122,8 @@ def descend(network: Network, trace: Trace, output_error: Tensor, feedback: Sequ
 
     Args:
         network, trace, output_error: as for ``Rule.assign``.
-        feedback: for each layer but the first, the weights by which its delta descends, in the
-            forward weights' orientation.
+        feedback: the weights by which each layer's delta descends, from the last layer to the
+            second, in the forward weights' orientation. Each is used as it comes.
 
     Yields:
         One delta ``(*members, batch, o)`` a layer.
@@ -131,21 +131,27 @@ def descend(network: Network, trace: Trace, output_error: Tensor, feedback: Sequ
     layers, activities = network.layers, trace.activities
     delta = layers[-1].activation.gate(output_error, activities[-1])
     yield delta
-    for index in range(len(layers) - 1, 0, -1):
-        signal = layers[index].feedback(delta, feedback[index - 1])
+    for index, weight in zip(range(len(layers) - 1, 0, -1), feedback, strict=True):
+        signal = layers[index].feedback(delta, weight)
         delta = layers[index - 1].activation.gate(signal, activities[index], out=signal)
         yield delta
 
 
-def local_updates(network: Network, trace: Trace, deltas: Iterable[Tensor]) -> Updates:
-    """Each layer's update from the activity below it and its own delta, deltas from the last layer to the first.
+def local_updates(network: Network, trace: Trace, deltas: Iterable[Tensor], *, use_up: bool = False) -> Updates:
+    """Each layer's update from the activity below it and its own delta.
 
-    Each delta is used as it comes, so that one at a time is in memory.
+    Args:
+        network, trace: as for ``Rule.assign``.
+        deltas: from the last layer to the first. Each is used as it comes, so that one at a time
+            is in memory.
+        use_up: whether each activity leaves the trace once it has served, so that memory falls
+            during the sweep as it does in autograd; for a rule that does not need the trace again.
     """
     updates: Updates = {}
-    layers = reversed(network.layers)
-    for layer, pre, delta in zip(layers, reversed(trace.activities[:-1]), deltas, strict=True):
-        updates.update(layer.outer(pre, delta))
+    activities = trace.activities if use_up else list(trace.activities)
+    for layer, delta in zip(reversed(network.layers), deltas, strict=True):
+        activities.pop()
+        updates.update(layer.outer(activities[-1], delta))
     return updates
 
 

@@ -199,7 +199,7 @@ class _Jacobian:
             network,
             Trace([repeated(activity) for activity in trace.activities]),
             unit.flatten(-3, -2),
-            [layer.weight for layer in network.layers[1:]],
+            [layer.weight for layer in reversed(network.layers[1:])],
         )
         self.rows = [row.reshape(*output.shape, -1) for row in rows][::-1]
 

@@ -33,7 +33,7 @@ class DirectFeedbackAlignment(Rule):
         )
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
-        return local_updates(network, trace, self._deltas(network, trace, output_error))
+        return local_updates(network, trace, self._deltas(network, trace, output_error), use_up=True)
 
     def _deltas(self, network: Network, trace: Trace, output_error: Tensor) -> Iterator[Tensor]:
         output = network.layers[-1]

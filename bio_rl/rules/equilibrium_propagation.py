@@ -10,6 +10,7 @@ from bio_rl.layers import Dense, Updates
 from bio_rl.network import Network
 from bio_rl.rules.base import Rule, Trace, check_positive, random_feedback
 from bio_rl.rules.errors import unit_error
+from bio_rl.rules.kolen_pollack import learn_alike
 from bio_rl.rules.relaxation import add_product, relax, response, squared_spectral_norm
 
 Nudging = Literal["symmetric", "one_sided"]
@@ -151,10 +152,7 @@ class EquilibriumPropagation(Rule):
             push = readout.feedback(direction, self.feedback_weights(network)[-1]).mul_(-self.nudge)
             updates |= self._contrast(network, trace, push, size)
         for layer, backward in zip(network.layers[1:], self.backward, strict=False):
-            plasticity = updates[layer.weight]
-            size = plasticity.abs()
-            updates[backward] = torch.addcmul(plasticity, size, backward, value=self.decay)
-            updates[layer.weight] = torch.addcmul(plasticity, size, layer.weight, value=self.decay)
+            learn_alike(updates, layer.weight, backward, self.decay)
         return updates
 
     def _contrast(self, network: Network, trace: Trace, push: Tensor, size: Tensor) -> Updates:

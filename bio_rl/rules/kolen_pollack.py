@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
@@ -43,8 +44,13 @@ class KolenPollack(RandomFeedback):
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         updates = super().assign(network, trace, output_error)
         for layer, feedback in zip(network.layers[1:], self.feedback, strict=True):
-            plasticity = updates[layer.weight]
-            size = plasticity.abs()
-            updates[feedback] = torch.addcmul(plasticity, size, feedback, value=self.decay)
-            updates[layer.weight] = torch.addcmul(plasticity, size, layer.weight, value=self.decay)
+            learn_alike(updates, layer.weight, feedback, self.decay)
         return updates
+
+
+def learn_alike(updates: Updates, weight: Parameter, feedback: Parameter, decay: float) -> None:
+    """Give feedback the forward weights' update, and let both decay in proportion to their own plasticity."""
+    plasticity = updates[weight]
+    size = plasticity.abs()
+    updates[feedback] = torch.addcmul(plasticity, size, feedback, value=decay)
+    updates[weight] = plasticity.addcmul_(size, weight, value=decay)

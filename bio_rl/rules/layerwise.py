@@ -1,7 +1,7 @@
 """The rules whose errors descend layer by layer differ in one thing: the weights they descend by."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -18,7 +18,12 @@ class LayerwiseFeedback(Rule):
     def feedback_weights(self, network: Network) -> Sequence[Tensor]: ...
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
-        return local_updates(network, trace, descend(network, trace, output_error, self.feedback_weights(network)))
+        deltas = descend(network, trace, output_error, self.descending_weights(network))
+        return local_updates(network, trace, deltas, use_up=True)
+
+    def descending_weights(self, network: Network) -> Iterable[Tensor]:
+        """The feedback weights of one update, from the last layer to the second."""
+        return reversed(self.feedback_weights(network))
 
 
 class RandomFeedback(LayerwiseFeedback):

@@ -1,13 +1,13 @@
 """Sign symmetry: feedback shares the forward weights' signs, not their sizes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from bio_rl.layers import Updates
+from bio_rl.layers import Dense
 from bio_rl.network import Network
-from bio_rl.rules.base import Trace, check_positive, descend, local_updates, random_feedback
+from bio_rl.rules.base import check_positive
 from bio_rl.rules.layerwise import LayerwiseFeedback
 
 Magnitudes = Literal["uniform", "fixed_random", "batch_random"]
@@ -39,25 +39,29 @@ class SignSymmetry(LayerwiseFeedback):
         self.feedback_scale = feedback_scale
 
     def connect(self, network: Network) -> None:
-        self.fixed = nn.ParameterList(self._draw(network) if self.magnitudes == "fixed_random" else ())
+        layers = network.layers[1:] if self.magnitudes == "fixed_random" else ()
+        self.fixed = nn.ParameterList(nn.Parameter(self._draw(layer), requires_grad=False) for layer in layers)
 
     def feedback_weights(self, network: Network) -> list[Tensor]:
         """As used by ``assign``; for ``batch_random``, with the magnitudes' root mean square in their place."""
-        if self.magnitudes == "fixed_random":
-            return self._signed(network, self.fixed)
-        return [layer.weight.sign().mul_(self.feedback_scale * layer.in_features**-0.5) for layer in network.layers[1:]]
+        return [self._signed(network, index) for index in range(1, len(network.layers))]
 
-    def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
-        if self.magnitudes != "batch_random":
-            return super().assign(network, trace, output_error)
-        feedback = self._signed(network, self._draw(network))
-        return local_updates(network, trace, descend(network, trace, output_error, feedback))
+    def descending_weights(self, network: Network) -> Iterator[Tensor]:
+        for index in range(len(network.layers) - 1, 0, -1):
+            if self.magnitudes == "batch_random":
+                layer = network.layers[index]
+                yield self._draw(layer).mul_(layer.weight.sign())
+            else:
+                yield self._signed(network, index)
 
-    def _draw(self, network: Network) -> Iterable[nn.Parameter]:
-        for layer in network.layers[1:]:
-            weight = random_feedback(self, layer.weight, layer.out_features, layer.in_features, self.feedback_scale)
-            yield nn.Parameter(weight.abs(), requires_grad=False)
+    def _signed(self, network: Network, index: int) -> Tensor:
+        layer = network.layers[index]
+        magnitude = self.fixed[index - 1] if self.magnitudes == "fixed_random" else self._size(layer)
+        return layer.weight.sign().mul_(magnitude)
 
-    def _signed(self, network: Network, magnitudes: Iterable[Tensor]) -> list[Tensor]:
-        layers = network.layers[1:]
-        return [layer.weight.sign().mul_(magnitude) for layer, magnitude in zip(layers, magnitudes, strict=True)]
+    def _draw(self, layer: Dense) -> Tensor:
+        """Half-normal magnitudes of a root mean square of ``_size``."""
+        return self.randn(layer.weight.shape, layer.weight).abs_().mul_(self._size(layer))
+
+    def _size(self, layer: Dense) -> float:
+        return self.feedback_scale * layer.in_features**-0.5

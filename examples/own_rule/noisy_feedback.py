@@ -33,7 +33,7 @@ class NoisyFeedback(Rule):
         )
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
-        feedback = [self._transmitted(weight) for weight in self.feedback]
+        feedback = (self._transmitted(weight) for weight in reversed(self.feedback))
         return local_updates(network, trace, descend(network, trace, output_error, feedback))
 
     def _transmitted(self, weight: Tensor) -> Tensor:

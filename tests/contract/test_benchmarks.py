@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import throughput, update_cost
+from bio_rl import Network, make_rule
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,18 @@ def test_update_cost_writes_a_row_for_each_rule_and_size(tmp_path, capsys):
         assert float(row["arithmetic_ratio"]) == 1
         assert float(row["time_ratio"]) > 0
     assert "feedback_alignment" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["backprop", "feedback_alignment", "direct_feedback_alignment"])
+@pytest.mark.parametrize(("width", "depth", "batch"), [(64, 8, 64), (64, 2, 512), (256, 4, 16)])
+def test_an_update_needs_no_more_memory_than_autograds(rule, width, depth, batch):
+    plain = update_cost.plain_network(width, depth)
+    network = Network.from_sequential(plain, make_rule(rule))
+    x, output_error = torch.randn(batch, width), torch.randn(batch, width)
+    ours, autograds = (
+        update_cost.peak_bytes(update_cost.one_update(model, x, output_error)) for model in (network, plain)
+    )
+    assert ours <= autograds
 
 
 def test_peak_memory_counts_what_is_alive_together():

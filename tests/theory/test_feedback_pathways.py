@@ -1,6 +1,7 @@
 """Random, signed and learnt feedback, against hand-written recursions and the papers' properties."""
 
 import copy
+import math
 from itertools import pairwise
 
 import pytest
@@ -135,16 +136,22 @@ def test_sign_symmetry_keeps_the_signs_at_every_step(magnitudes):
         torch.testing.assert_close(seen[-1], torch.full_like(seen[-1], expected))
 
 
-def test_batch_random_magnitudes_are_new_at_every_update(build, batch):
+def test_batch_random_magnitudes_are_new_at_every_update_and_half_normal(build, batch):
+    """Every layer's are drawn independently, so that the mean update is that of the mean magnitudes."""
     network = build(SignSymmetry("batch_random"))
+    uniform = Network(network.layers, SignSymmetry("uniform", feedback_scale=math.sqrt(2 / math.pi)))
     x, output_error = batch(network)
-    network(x).backward(output_error)
-    first = network.layers[0].weight.grad.clone()
-    network.zero_grad()
-    network(x).backward(output_error)
-    second = network.layers[0].weight.grad
-    assert not torch.allclose(first, second)
-    assert torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0) > 0.5
+
+    def update(network):
+        network.zero_grad()
+        network(x).backward(output_error)
+        return network.layers[0].weight.grad.clone()
+
+    draws = torch.stack([update(network) for _ in range(1000)])
+    expected = update(uniform)
+    assert not torch.allclose(draws[0], draws[1])
+    spread = (draws - expected).flatten(1).norm(dim=1).mean()
+    assert (draws.mean(0) - expected).norm() < 2 * spread / math.sqrt(1000)
 
 
 @pytest.mark.parametrize(
