@@ -56,7 +56,7 @@ IN_PLACE = {torch.ops.aten.addmm_: addmm_flop, torch.ops.aten.baddbmm_: baddbmm_
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=100)
     rows = []
     for name, width, depth, batch in itertools.product(options.rules, options.widths, options.depths, options.batches):
         torch.manual_seed(0)
@@ -214,10 +214,11 @@ def summary(rows: Sequence[Row]) -> Table:
         title="One update as a multiple of autograd's: median over the sizes, and from least to most",
         caption="under a size: the exponent with which time grows in it",
         box=None,
+        pad_edge=False,
     )
     table.add_column("rule", no_wrap=True)
     for column in (*RATIOS, *SIZES):
-        table.add_column(column.removesuffix("_ratio").replace("_", " "), justify="right", no_wrap=True)
+        table.add_column(column.removesuffix("_ratio").replace("_over_", " /\n"), justify="right", no_wrap=True)
     for name, group in itertools.groupby(rows, key=lambda row: row["rule"]):
         own = list(group)
         ratios = [spread([row[column] for row in own]) for column in RATIOS]
@@ -226,7 +227,7 @@ def summary(rows: Sequence[Row]) -> Table:
 
 
 def spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f} {min(values):.2f}–{max(values):.2f}"
+    return f"{statistics.median(values):.2f}\n{min(values):.2f}–{max(values):.2f}"
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
