@@ -46,8 +46,9 @@ def log_final(
     _declaration, start, end = hparams(hyperparameters, metric_dict={})
     for output in logger.output_formats:
         if isinstance(output, TensorBoardOutputFormat):
-            output.writer.file_writer.add_summary(start)
-            output.writer.file_writer.add_summary(end)
+            writer = output.writer._get_file_writer()
+            writer.add_summary(start)
+            writer.add_summary(end)
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
