@@ -7,6 +7,7 @@ others. Such a rule nudges every sample by the same small amount along the error
 scales what comes out by the error's size.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -45,12 +46,15 @@ def matched(update: Tensor, reference: Tensor) -> Tensor:
     policy gradient. Unscaled, it would take the whole of a gradient clipped by its norm. Norms are
     taken for each member; where the reference is zero so is the result.
     """
-    norm = update.flatten(-2).norm(dim=-1)[..., None, None]
-    return update * (reference.flatten(-2).norm(dim=-1)[..., None, None] / norm.masked_fill(norm == 0, 1))
+    return update * _norm_ratio(reference, update)
 
 
 def at_most(update: Tensor, reference: Tensor) -> Tensor:
     """As ``matched``, for an update that vanishes once its weights are learnt: scaled down only, never up."""
-    norm = update.flatten(-2).norm(dim=-1)[..., None, None]
-    share = reference.flatten(-2).norm(dim=-1)[..., None, None] / norm.masked_fill(norm == 0, 1)
-    return update * share.clamp_max(1)
+    return update * _norm_ratio(reference, update).clamp_max(1)
+
+
+def _norm_ratio(reference: Tensor, update: Tensor) -> Tensor:
+    """``|reference| / |update|`` of each member, ``(*members, 1, 1)``; ``|reference|`` where the update is 0."""
+    size, norm = (torch.linalg.vector_norm(tensor, dim=(-2, -1), keepdim=True) for tensor in (reference, update))
+    return size / norm.masked_fill_(norm == 0, 1)
