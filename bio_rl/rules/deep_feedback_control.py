@@ -1,7 +1,7 @@
 """Deep feedback control: a controller drives the output to its target, and layers learn from its help."""
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from bio_rl.layers import Updates
 from bio_rl.network import Network
 from bio_rl.rules.base import Rule, Trace, check_positive, descend, local_updates, random_feedback
 from bio_rl.rules.errors import Divergence, matched, unit_error
+from bio_rl.rules.local_jacobians import jacobian_updates
 from bio_rl.rules.relaxation import add_product, relax
 
 Feedback = Literal["learnt", "transpose"]
@@ -19,8 +20,8 @@ class DeepFeedbackControl(Rule):
     """A layer's delta is what the controller had to add to its drive.
 
     The target is the output moved by ``nudge`` along -dL/dy. A proportional-integral controller with
-    leak ``alpha`` sends its control u to every layer at once, through feedback weights Q, until the
-    output error e obeys ``e = alpha u``. A layer then learns by the difference that control makes to
+    leak ``alpha`` sends its control u to every layer at once, by feedback Q, until the output
+    error e obeys ``e = alpha u``. A layer then learns by the difference that control makes to
     its drive, ``Q u`` (Meulemans et al. 2021, eq. 5 in its voltage-difference form). To first order
     in the nudge (their lemma 1) ::
 
@@ -30,14 +31,16 @@ class DeepFeedbackControl(Rule):
     of least norm. Theirs are neurons with time constants; here they settle at once, so that a step
     of the controller is one sweep of the network.
 
-    Learnt feedback goes straight from the controller to the neurons, where it passes their slope. It
-    learns while the network does: the mean product of noise on hidden activities and the output's
-    response is the Jacobian, to which a Hebbian update with decay brings it (their feedback learning, with
-    the response itself in place of the control that it evokes). Its updates are scaled to the norm
-    of the forward update that they go with.
+    Control descends from layer to layer, through feedback weights and the slopes of the neurons
+    that relay it (the least-control form: Meulemans et al. 2022). Straight from the controller to a
+    neuron, as in 2021, one weight would have to be as large as a product of all the forward weights
+    above it, and grow as fast; layer by layer, feedback is of the size of the forward weights, and the
+    optimizer that moves them keeps it abreast of them. It learns while the network does, from the responses
+    to noise, as ``jacobian_updates`` says, its updates scaled to the norm of the forward update
+    that they go with.
 
     Args:
-        feedback: ``learnt``, or ``transpose`` for the true J^T of each sample, as a reference.
+        feedback: ``learnt``, or ``transpose`` for the forward weights' own, as a reference.
         steps: the most steps of the controller; few of them interpolate between the gradient and
             the Gauss-Newton step.
         tolerance: it stops when ``e - alpha u`` is everywhere below this fraction of its largest.
@@ -46,7 +49,7 @@ class DeepFeedbackControl(Rule):
         proportional: the proportional gain as a fraction of the integral one.
         noise: the deviation of the noise on activities from which feedback learns.
 
-    Memory does not grow with ``steps``; for ``transpose`` it does with batch times outputs times neurons.
+    Memory does not grow with ``steps``.
 
     Raises:
         ValueError: an unknown ``feedback`` or a number out of its range.
@@ -59,7 +62,7 @@ class DeepFeedbackControl(Rule):
     weight_transport = False
     separate_phases = True
     extra_sweeps = True
-    nonlocal_scalars = "trace of Q Q^T (the controller's gain), norms of the output error and of the feedback updates"
+    nonlocal_scalars = "norms of the output error, of what control adds (its gain) and of the feedback updates"
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class DeepFeedbackControl(Rule):
         nudge: float = 0.01,
         alpha: float = 0.1,
         proportional: float = 0.1,
-        noise: float = 0.1,
+        noise: float = 0.01,
     ):
         super().__init__()
         if feedback not in get_args(Feedback):
@@ -92,36 +95,35 @@ class DeepFeedbackControl(Rule):
         self.noise = noise
 
     def connect(self, network: Network) -> None:
-        learning = network.layers[:-1] if self.feedback == "learnt" else ()
+        learning = network.layers[1:] if self.feedback == "learnt" else ()
         self.weights = nn.ParameterList(
-            random_feedback(self, layer.weight, network.out_features, layer.out_features, scale=1.0)
-            for layer in learning
+            random_feedback(self, layer.weight, layer.out_features, layer.in_features, scale=1.0) for layer in learning
         ).requires_grad_()
+
+    def feedback_weights(self, network: Network) -> Sequence[Tensor]:
+        return list(self.weights) if self.feedback == "learnt" else [layer.weight for layer in network.layers[1:]]
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         direction, size = unit_error(output_error)
-        feedback: _Feedback = (
-            _Jacobian(network, trace) if self.feedback == "transpose" else self._learnt(network, trace)
-        )
-        control = self._control(network, trace, direction.mul_(-self.nudge), feedback)
+        feedback = self.feedback_weights(network)
+        plant = _Plant(network, trace, feedback)
+        control = self._control(plant, direction.mul_(-self.nudge))
         signal = control.mul_(size.div_(-self.nudge))
-        numbered = reversed(list(enumerate(trace.activities[1:])))
-        deltas = (feedback.send(index, signal, out=torch.empty_like(activity)) for index, activity in numbered)
-        updates = local_updates(network, trace, deltas)
-        for weight, layer, update in zip(self.weights, network.layers, self._learn(network, trace), strict=False):
+        updates = local_updates(network, trace, descend(network, trace, signal, reversed(feedback)))
+        learning = jacobian_updates(self, network, trace.activities, list(self.weights), self.noise)
+        for weight, layer, update in zip(self.weights, network.layers[1:], learning, strict=False):
             updates[weight] = matched(update, updates[layer.weight])
         return updates
 
-    def _control(self, network: Network, trace: Trace, step: Tensor, feedback: "_Feedback") -> Tensor:
+    def _control(self, plant: "_Plant", step: Tensor) -> Tensor:
         """The control ``(*members, batch, out)`` that brings the output from y to ``y + step``.
 
-        The gain is below the inverse of the loop's as long as Q is near J^T. Where it is not, and
-        a sample's imbalance grows, that sample's gain is halved.
+        The gain is half of the inverse of the loop's, taken along the step as if Q were J^T. Where
+        that is too much, and a sample's imbalance grows, that sample's gain is halved.
         """
-        gain = 0.5 / (1 + self.alpha + feedback.trace())
+        gain = 0.5 / (1 + self.alpha + plant.loop_gain(step))
         distance = torch.full_like(gain, torch.inf)
         integral, control, imbalance = (torch.zeros_like(step) for _ in range(3))
-        plant = _Plant(network, trace, feedback)
 
         def sweep() -> Sequence[Tensor]:
             nonlocal distance
@@ -137,78 +139,8 @@ class DeepFeedbackControl(Rule):
             relax("deep_feedback_control", sweep, self.steps, self.tolerance)
         except Divergence as divergence:
             # The imbalance is the output layer's, where the controller sits.
-            raise Divergence(divergence.rule, len(network.layers), divergence.step) from None
+            raise Divergence(divergence.rule, len(plant.layers), divergence.step) from None
         return control
-
-    def _learnt(self, network: Network, trace: Trace) -> "_Learnt":
-        unit = torch.eye(network.out_features, dtype=trace.activities[-1].dtype, device=trace.activities[-1].device)
-        layers = zip(network.layers, trace.activities[1:], strict=True)
-        return _Learnt([*self.weights, unit], [layer.activation.slope(activity) for layer, activity in layers])
-
-    def _learn(self, network: Network, trace: Trace) -> Iterator[Tensor]:
-        """The updates of the feedback weights, whose fixed point is the mean of dy / d activity."""
-        if not self.weights:
-            return
-        activity, noises = trace.activities[0], []
-        for layer in network.layers[:-1]:
-            activity = layer.forward(activity)
-            noises.append(self.randn(activity.shape, like=activity))
-            activity.add_(noises[-1], alpha=self.noise)
-        response = network.layers[-1].forward(activity).sub_(trace.activities[-1]).div_(self.noise)
-        for weight, noise in zip(self.weights, noises, strict=True):
-            yield weight * noise.shape[-2] - torch.matmul(response.mT, noise)
-
-
-class _Feedback(Protocol):
-    """Q, the way from the controller to the drives."""
-
-    def send(self, index: int, control: Tensor, out: Tensor) -> Tensor:
-        """What control ``(*members, batch, out)`` adds to the drives of a layer, ``(*members, batch, o)``."""
-        ...
-
-    def trace(self) -> Tensor:
-        """Each sample's trace of Q^T Q, ``(*members, batch, 1)``."""
-        ...
-
-
-class _Learnt(NamedTuple):
-    """One matrix ``(*members, out, o)`` a layer, for all samples, through the slopes of each sample."""
-
-    weights: Sequence[Tensor]
-    slopes: Sequence[Tensor]
-
-    def send(self, index: int, control: Tensor, out: Tensor) -> Tensor:
-        return torch.matmul(control, self.weights[index], out=out).mul_(self.slopes[index])
-
-    def trace(self) -> Tensor:
-        pairs = zip(self.slopes, self.weights, strict=True)
-        return torch.stack([slope.square() @ weight.square().sum(-2).unsqueeze(-1) for slope, weight in pairs]).sum(0)
-
-
-class _Jacobian:
-    """dy / d drive of each sample, one ``(*members, batch, out, o)`` a layer."""
-
-    def __init__(self, network: Network, trace: Trace):
-        output = trace.activities[-1]
-
-        def repeated(tensor: Tensor) -> Tensor:
-            return tensor.unsqueeze(-2).expand(*tensor.shape[:-1], output.shape[-1], -1).flatten(-3, -2)
-
-        unit = torch.eye(output.shape[-1], dtype=output.dtype, device=output.device).expand(*output.shape, -1)
-        rows = descend(
-            network,
-            Trace([repeated(activity) for activity in trace.activities]),
-            unit.flatten(-3, -2),
-            [layer.weight for layer in reversed(network.layers[1:])],
-        )
-        self.rows = [row.reshape(*output.shape, -1) for row in rows][::-1]
-
-    def send(self, index: int, control: Tensor, out: Tensor) -> Tensor:
-        torch.matmul(control.unsqueeze(-2), self.rows[index], out=out.unsqueeze(-2))
-        return out
-
-    def trace(self) -> Tensor:
-        return torch.stack([row.square().sum((-2, -1)) for row in self.rows]).sum(0).unsqueeze(-1)
 
 
 class _Plant:
@@ -216,26 +148,41 @@ class _Plant:
 
     Args:
         network, trace: as for ``Rule.assign``.
-        feedback: Q.
+        feedback: as for ``descend``.
 
     Attributes:
         response: the change of the output, ``(*members, batch, out)``.
     """
 
-    def __init__(self, network: Network, trace: Trace, feedback: _Feedback):
+    def __init__(self, network: Network, trace: Trace, feedback: Sequence[Tensor]):
         self.layers = network.layers
         self.weights = [layer.weight.mT for layer in network.layers]
         self.feedback = feedback
         self.free = trace.activities[1:]
         self.drives = [layer.drive(pre) for layer, pre in zip(network.layers, trace.activities, strict=False)]
         self.added = [torch.empty_like(free) for free in self.free]
-        self.changes = [torch.zeros_like(free) for free in self.free]
-        self.response = self.changes[-1]
+        self.changes = [torch.empty_like(free) for free in self.free]
+        self.response = self.changes[-1].zero_()
+
+    def send(self, control: Tensor) -> None:
+        """Leave in ``added`` what a control ``(*members, batch, out)`` adds to each layer's drive."""
+        self.layers[-1].activation.gate(control, self.free[-1], out=self.added[-1])
+        for index in range(len(self.layers) - 1, 0, -1):
+            signal = torch.matmul(self.added[index], self.feedback[index - 1], out=self.added[index - 1])
+            self.layers[index - 1].activation.gate(signal, self.free[index - 1], out=signal)
+
+    def loop_gain(self, control: Tensor) -> Tensor:
+        """``|Q u|^2 / |u|^2`` of each sample, ``(*members, batch, 1)``; 0 where the control u is 0."""
+        self.send(control)
+        power = torch.stack([added.square().sum(-1, keepdim=True) for added in self.added]).sum(0)
+        size = control.square().sum(-1, keepdim=True)
+        return power / size.masked_fill(size == 0, 1)
 
     def drive(self, control: Tensor) -> None:
-        """One sweep under a control ``(*members, batch, out)``."""
+        """One sweep under a control."""
+        self.send(control)
         for index, (layer, change) in enumerate(zip(self.layers, self.changes, strict=True)):
-            added = self.feedback.send(index, control, out=self.added[index])
+            added = self.added[index]
             if index:
                 add_product(added, self.changes[index - 1], self.weights[index], out=added)
             torch.add(self.drives[index], added, out=change)

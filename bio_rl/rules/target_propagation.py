@@ -10,6 +10,7 @@ from bio_rl.layers import Dense, Updates
 from bio_rl.network import Network
 from bio_rl.rules.base import Rule, Trace, check_positive, local_updates, random_feedback
 from bio_rl.rules.errors import matched, unit_error
+from bio_rl.rules.local_jacobians import jacobian_updates
 
 Variant = Literal["local", "dtp", "ddtp_linear"]
 
@@ -108,14 +109,7 @@ class _Feedback(nn.Module):
 
 
 class _LocalJacobians(_Feedback):
-    """Layer by layer, weights K that learn the transposed Jacobian of their layer.
-
-    The loss is ``- noise . K (slope * response) + |K (slope * noise')|^2 / 2`` (Ernoult et al. 2022,
-    the local difference reconstruction loss), where ``response`` is the layer's to ``noise`` at
-    its inputs and ``noise'`` is at its outputs; the mean over ``noise'`` is taken exactly, and is a decay. A
-    signal passes the slope of the neuron that sends it, so that one K fits every sample: to first
-    order in the noise the minimum is the transposed forward weights.
-    """
+    """Layer by layer, weights that learn the transposed Jacobian of their layer, as ``jacobian_updates`` says."""
 
     def __init__(self, rule: TargetPropagation, network: Network):
         super().__init__()
@@ -128,22 +122,17 @@ class _LocalJacobians(_Feedback):
         self, rule: TargetPropagation, network: Network, activities: Sequence[Tensor], output_error: Tensor
     ) -> Iterator[Tensor]:
         distance = output_error
-        for index in range(len(network.layers) - 1, 0, -1):
-            layer = network.layers[index]
-            delta = layer.activation.gate(distance, activities[index + 1])
-            distance = layer.feedback(delta, self.weights[index - 1])
+        upper = zip(network.layers[1:], self.weights, activities[2:], strict=True)
+        for layer, weight, activity in reversed(list(upper)):
+            distance = layer.feedback(layer.activation.gate(distance, activity), weight)
             yield distance
 
     def learn(
         self, rule: TargetPropagation, network: Network, activities: Sequence[Tensor]
     ) -> Iterator[tuple[nn.Parameter, Dense, Tensor]]:
-        for index, weight in enumerate(self.weights, start=1):
-            layer, pre, activity = network.layers[index], activities[index], activities[index + 1]
-            noise = rule.randn(pre.shape, like=pre)
-            response = layer.forward(torch.add(pre, noise, alpha=rule.noise)).sub_(activity).div_(rule.noise)
-            delta = layer.activation.gate(response, activity, out=response)
-            decay = layer.activation.slope(activity).square().sum(-2).unsqueeze(-1)
-            yield weight, layer, decay * weight - layer.outer(noise, delta)[layer.weight]
+        weights = list(self.weights)
+        updates = jacobian_updates(rule, network, activities, weights, rule.noise)
+        yield from zip(weights, network.layers[1:], updates, strict=True)
 
 
 class _Inverses(_Feedback):

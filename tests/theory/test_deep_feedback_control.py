@@ -9,9 +9,9 @@ from test_feedback_pathways import start_and_end, teacher_student
 from torch.nn.functional import cosine_similarity
 
 from bio_rl.activations import ACTIVATIONS
-from bio_rl.diagnostics.alignment import exact_updates, updates_of
+from bio_rl.diagnostics.alignment import exact_updates, feedback_angles, updates_of
 from bio_rl.rules import DeepFeedbackControl
-from bio_rl.rules.deep_feedback_control import _Jacobian
+from bio_rl.rules.deep_feedback_control import _Plant
 from bio_rl.rules.errors import Divergence
 
 SHAPES = [
@@ -29,8 +29,8 @@ def settled(feedback="transpose", **settings):
 
 
 @torch.no_grad()
-def least_norm_steps(network, x, output_error):
-    """``J^T (J J^T + alpha)^-1 output_error`` for the drives of each layer, J by torch's own autograd."""
+def jacobian(network, x):
+    """dy / d drives by torch's own autograd, ``(*members, batch, out, all neurons)``."""
     activations = [layer.activation.module() for layer in network.layers]
 
     def output(*added):
@@ -45,11 +45,21 @@ def least_norm_steps(network, x, output_error):
     for unit in torch.eye(network.out_features, dtype=x.dtype):
         with torch.enable_grad():
             added = tuple(zero.clone().requires_grad_() for zero in zeros)
-            rows.append(torch.autograd.grad(output(*added), added, unit.expand(*x.shape[:-1], -1).contiguous()))
-    jacobian = torch.cat([torch.stack(layer, -2) for layer in zip(*rows, strict=True)], -1)
-    damped = jacobian @ jacobian.mT + network.rule.alpha * torch.eye(network.out_features, dtype=x.dtype)
-    steps = (output_error.unsqueeze(-2) @ torch.linalg.pinv(damped) @ jacobian).squeeze(-2)
-    return steps.split([layer.out_features for layer in network.layers], -1)
+            gradients = torch.autograd.grad(output(*added), added, unit.expand(*x.shape[:-1], -1).contiguous())
+        rows.append(torch.cat(gradients, -1))
+    return torch.stack(rows, -2)
+
+
+def loop(network, x):
+    """``J J^T + alpha``, what the controller sees of the network, ``(*members, batch, out, out)``."""
+    j = jacobian(network, x)
+    return j @ j.mT + network.rule.alpha * torch.eye(network.out_features, dtype=x.dtype)
+
+
+def least_norm_steps(network, x, output_error):
+    """``J^T (J J^T + alpha)^-1 output_error`` for the drives of each layer."""
+    steps = output_error.unsqueeze(-2) @ torch.linalg.pinv(loop(network, x)) @ jacobian(network, x)
+    return steps.squeeze(-2).split([layer.out_features for layer in network.layers], -1)
 
 
 def least_norm_updates(network, x, output_error):
@@ -135,53 +145,59 @@ def test_the_imbalance_never_rises(build, batch, gain):
     network = build(DeepFeedbackControl("transpose", proportional=0, tolerance=0), activation="identity", gain=gain)
     rule = network.rule
     x, step = batch(network)
-    trace = rule.forward(network, x)
-    feedback = _Jacobian(network, trace)
-    jacobian = torch.cat(feedback.rows, -1)
-    loop = jacobian @ jacobian.mT + rule.alpha * torch.eye(3, dtype=torch.float64)
+    trace, seen = rule.forward(network, x), loop(network, x)
     sizes = [step.norm(dim=-1)]
     for rule.steps in range(1, 30):
-        control = rule._control(network, trace, step, feedback)
-        sizes.append((step - (control.unsqueeze(-2) @ loop).squeeze(-2)).norm(dim=-1))
+        control = rule._control(_Plant(network, trace, rule.feedback_weights(network)), step)
+        sizes.append((step - (control.unsqueeze(-2) @ seen).squeeze(-2)).norm(dim=-1))
     assert (torch.stack(sizes).diff(dim=0) <= 1e-12).all()
 
 
-@torch.no_grad()
-def mean_jacobians(network):
-    """The mean of dy / d activity over fresh inputs, one ``(*members, out, o)`` a hidden layer."""
-    x = torch.randn(2, 256, network.in_features, dtype=torch.float64)
-    trace = network.rule.forward(network, x)
-    slopes = [layer.activation.slope(a) for layer, a in zip(network.layers, trace.activities[1:], strict=True)]
-    rows = _Jacobian(network, trace).rows
-    return [(row / slope.unsqueeze(-2)).mean(1) for row, slope in zip(rows[:-1], slopes, strict=False)]
+@pytest.mark.parametrize(("sizes", "activation", "bias", "members"), SHAPES)
+def test_feedback_that_has_learnt_the_forward_weights_controls_like_the_transpose(
+    build, batch, sizes, activation, bias, members
+):
+    network = build(DeepFeedbackControl(), sizes, activation, bias=bias, members=members)
+    x, output_error = batch(network)
+    with torch.no_grad():
+        for feedback, layer in zip(network.rule.weights, network.layers[1:], strict=True):
+            feedback.copy_(layer.weight)
+    learnt = updates_of(network, x, output_error)
+    network.rule.feedback = "transpose"
+    for update, expected in zip(learnt, updates_of(network, x, output_error), strict=True):
+        assert torch.equal(update, expected)
 
 
-def alignments(network, *_):
-    """The cosine of each hidden layer's feedback to the mean Jacobian, for each member."""
-    pairs = zip(network.rule.weights, mean_jacobians(network), strict=True)
-    return torch.stack([cosine_similarity(weight.detach().flatten(1), j.flatten(1), dim=1) for weight, j in pairs])
+def follows_the_weights(rule, activation, optimizer):
+    """How far feedback, and the updates by it, are from the transposed Jacobian's, in degrees and as a ratio."""
+    run = teacher_student(rule, 300, lr=5e-3, activation=activation, optimizer=optimizer)
+
+    def measure(network, x, target):
+        error = network.activities(x)[-1] - target
+        updates = updates_of(network, x, error)
+        twin = copy.deepcopy(network)
+        twin.rule.feedback = "transpose"
+        cosines = [
+            cosine_similarity(update.flatten(1), expected.flatten(1), dim=1).min().item()
+            for update, expected in zip(updates, updates_of(twin, x, error), strict=True)
+        ]
+        pairs = zip(network.rule.weights, network.layers[1:], strict=True)
+        ratios = [(feedback.norm() / layer.weight.norm()).item() for feedback, layer in pairs]
+        return feedback_angles(network), ratios, cosines[:-1]
+
+    return start_and_end(run, measure)
 
 
 @pytest.mark.parametrize(("activation", "optimizer"), [("identity", "adam"), ("sigmoid", "adam"), ("tanh", "rmsprop")])
-def test_feedback_learns_the_mean_jacobian_while_the_network_learns(activation, optimizer):
-    run = teacher_student(DeepFeedbackControl(), 300, lr=5e-3, activation=activation, optimizer=optimizer)
-    start, end = start_and_end(run, alignments)
-    assert start.abs().max() < 0.4
-    assert end.min() > 0.9
-
-
-@pytest.mark.parametrize(("sizes", "activation", "bias", "members"), SHAPES)
-@torch.no_grad()
-def test_feedback_s_update_is_zero_on_average_at_the_mean_jacobian(build, batch, sizes, activation, bias, members):
-    """On a network whose output is linear in its activities, for the samples at hand; many draws of noise."""
-    network = build(DeepFeedbackControl(noise=1e-4), sizes, "identity", bias=bias, members=members)
-    x, _ = batch(network, 4000)
-    trace = network.rule.forward(network, x)
-    for weight, row in zip(network.rule.weights, _Jacobian(network, trace).rows, strict=False):
-        weight.copy_(row.mean(-3))
-    for update, weight in zip(network.rule._learn(network, trace), network.rule.weights, strict=True):
-        assert update.shape == weight.shape
-        assert (update / 4000).abs().max() < 0.15
+def test_feedback_turns_to_the_transposed_jacobian_while_the_network_learns(activation, optimizer):
+    (angles, _, cosines), (angles_end, ratios_end, cosines_end) = follows_the_weights(
+        DeepFeedbackControl(), activation, optimizer
+    )
+    assert min(angles) > 75
+    assert max(cosines) < 0.6
+    assert max(angles_end) < 15
+    assert ratios_end == pytest.approx([1] * len(ratios_end), abs=0.1)
+    assert min(cosines_end) > 0.95
 
 
 @pytest.mark.parametrize(("sizes", "activation", "bias", "members"), SHAPES)
@@ -214,10 +230,10 @@ def test_feedback_that_lags_behind_the_weights_does_not_diverge(build, batch, ga
     network = build(DeepFeedbackControl(steps=200, tolerance=0), (5, 16, 16, 16, 2))
     x, output_error = batch(network)
     with torch.no_grad():
-        rows = _Jacobian(network, network.rule.forward(network, x)).rows
+        fresh = [layer.weight.clone() for layer in network.layers[1:]]
         for sign in (1, -1):
-            for weight, row in zip(network.rule.weights, rows, strict=False):
-                weight.copy_(sign * row.mean(-3))
+            for feedback, weight in zip(network.rule.weights, fresh, strict=True):
+                feedback.copy_(sign * weight)
             for layer in network.layers:
                 layer.weight *= gain
             exact = exact_updates(network, x, output_error)

@@ -138,8 +138,10 @@ def losses(network, x):
     rule, layers, activities = copy.deepcopy(network.rule), network.layers, network.activities(x)
     feedback = network.rule.feedback
     if rule.variant == "local":
+        widest = max((layer.in_features for layer in layers[1:]), default=0)
+        shared = rule.randn((*x.shape[:-1], widest), like=x)
         for index, weight in enumerate(feedback.weights, start=1):
-            noise = rule.randn(activities[index].shape, like=x)
+            noise = shared[..., : layers[index].in_features]
             moved = sweep([layers[index]], activities[index] + rule.noise * noise)
             response = (moved - activities[index + 1]) / rule.noise
             slope = layers[index].activation.slope(activities[index + 1])
