@@ -185,9 +185,10 @@ class _Composer:
             _check_type(override.key_or_group, default, override.value())
 
     def _check_key(self, key: str, base: DictConfig) -> None:
-        node: Any = base
         path: list[str] = []
         for name in key.split("."):
+            # The last name's own value may be missing still, and is not looked at.
+            node = OmegaConf.select(base, ".".join(path), throw_on_missing=False) if path else base
             known = list(map(str, node)) if isinstance(node, DictConfig) else []
             if name not in known:
                 if not path:
@@ -196,7 +197,6 @@ class _Composer:
                 remedy = "" if path[0] == "hydra" else f" (+{key}=... adds a new one)"
                 raise UserError(f"{key}: {self._where(path, base)} has no key {name!r}{nearest(name, known)}{remedy}")
             path.append(name)
-            node = OmegaConf.select(base, ".".join(path), throw_on_missing=False)
 
     def _where(self, path: Sequence[str], base: DictConfig) -> str:
         if path[0] == "hydra":

@@ -1,13 +1,13 @@
 """The progress bar: return, steps a second and time left; nothing where stderr is not a terminal."""
 
 import time
+from statistics import fmean
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import safe_mean
 
 REFRESH = 0.2
 """Seconds between two looks of the bar."""
@@ -26,7 +26,7 @@ class ProgressBar(BaseCallback):
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("return {task.fields[episode_return]:.1f}"),
+            TextColumn("return {task.fields[episode_return]}"),
             TextColumn("{task.fields[speed]:,.0f} steps/s"),
             TimeRemainingColumn(compact=True),
         )
@@ -35,7 +35,7 @@ class ProgressBar(BaseCallback):
         self.bar = Progress(
             *columns, console=console, expand=True, auto_refresh=False, transient=True, disable=not console.is_terminal
         )
-        self.task = self.bar.add_task(title, total=timesteps, episode_return=float("nan"), speed=0.0)
+        self.task = self.bar.add_task(title, total=timesteps, episode_return="–", speed=0.0)
         self.started = self.drawn = self.seconds = 0.0
 
     def __enter__(self) -> Self:
@@ -57,10 +57,11 @@ class ProgressBar(BaseCallback):
         now = time.perf_counter()
         if not self.bar.disable and now - self.drawn > REFRESH:
             self.drawn = now
+            returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
             self.bar.update(
                 self.task,
                 completed=self.num_timesteps,
-                episode_return=safe_mean([episode["r"] for episode in self.model.ep_info_buffer or ()]),
+                episode_return=f"{fmean(returns):.1f}" if returns else "–",
                 speed=self.num_timesteps / (now - self.started),
                 refresh=True,
             )

@@ -189,7 +189,7 @@ def _angles(agent: BaseAlgorithm) -> dict[str, list[float]]:
 def _angle_scalars(agent: BaseAlgorithm) -> dict[str, float]:
     # The first layer gets no feedback from below: numbers start at layer 2.
     return {
-        f"alignment/{name}/layer_{number}_angle": angle
+        f"feedback_angle/{name}/layer_{number}": angle
         for name, angles in _angles(agent).items()
         for number, angle in enumerate(angles, start=2)
     }
