@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
+from statistics import median
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -154,8 +155,11 @@ def _report(result: dict[str, Any], folder: Path) -> None:
 
 
 def _summary(jobs: Sequence[Job]) -> int:
-    """The exit code; after a sweep, which of its runs are not done."""
-    unfinished = {job.folder: status for job in jobs if (status := _status(job.folder)) != "done"}
+    """The exit code; after a sweep, its returns, and which of its runs are not done."""
+    results = {job.folder: read_result(job.folder) or {"status": "not started"} for job in jobs}
+    unfinished = {folder: result["status"] for folder, result in results.items() if result["status"] != "done"}
+    if len(jobs) > 1:
+        _print_returns({folder: result for folder, result in results.items() if folder not in unfinished})
     if unfinished and len(jobs) > 1:
         print(f"{len(unfinished)} of {len(jobs)} runs are not done:", file=sys.stderr)
         for folder, status in unfinished.items():
@@ -163,9 +167,16 @@ def _summary(jobs: Sequence[Job]) -> int:
     return 1 if unfinished else 0
 
 
-def _status(folder: Path) -> str:
-    result = read_result(folder)
-    return "not started" if result is None else result["status"]
+def _print_returns(results: dict[Path, dict[str, Any]]) -> None:
+    """One line for the runs that differ in their seed only: the median of their returns, and each."""
+    returns: dict[Path, list[float]] = {}
+    for folder, result in results.items():
+        same = folder.parent if folder.name == f"seed={result['seed']}" else folder
+        returns.setdefault(same, []).append(result["return_mean"])
+    if returns:
+        print("\n median  of returns")
+    for folder, values in returns.items():
+        print(f"{median(values):7.1f}  {' '.join(f'{value:.1f}' for value in values)}  {_relative(folder)}")
 
 
 def _relative(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,6 +170,16 @@ def test_an_interrupted_run_is_saved(train: Train) -> None:
     assert result()["status"] == "interrupted"
     assert result()["timesteps"] == 32
     assert Path("run/model/policy.safetensors").exists()
+
+
+def test_a_sweep_ends_with_the_median_return_over_seeds(train: Train, capsys: pytest.CaptureFixture) -> None:
+    assert train("-m", "rule=backprop,readout", "seed=0,1,2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for rule in ("backprop", "readout"):
+        folders = sorted(Path("runs").rglob(f"{rule}*/seed=*/result.json"))
+        returns = [result(path.parent)["return_mean"] for path in folders]
+        (line,) = (line for line in lines if line.endswith(str(folders[0].parent.parent)))
+        assert line.split()[:-1] == [f"{value:.1f}" for value in (statistics.median(returns), *returns)]
 
 
 def test_a_sweep_goes_on_and_says_which_runs_are_not_done(train: Train, capsys: pytest.CaptureFixture) -> None:
