@@ -40,11 +40,12 @@ class ForwardGradient(PerturbationRule):
         self.directions = directions
 
     def output_change(self, network: Network, trace: Trace, noise: Sequence[Tensor]) -> Tensor:
-        tangent = tile(torch.zeros_like(trace.activities[0]), self.draws)
+        tangent = noise[0].clone()  # the input has none
         for index, (layer, activity) in enumerate(zip(network.layers, trace.activities[1:], strict=True)):
-            # What the drive would be without any input is the bias, which no tangent has.
-            drive = layer.drive(tangent) - layer.drive(torch.zeros_like(tangent[..., :1, :]))
-            if index < len(noise):
-                drive += noise[index]
-            tangent = layer.activation.gate(drive, tile(activity, self.draws), out=drive)
+            if index > 0:
+                # What the drive would be without any input is the bias, which no tangent has.
+                tangent = layer.drive(tangent).sub_(layer.drive(torch.zeros_like(tangent[..., :1, :])))
+            if 0 < index < len(noise):
+                tangent += noise[index]
+            tangent = layer.activation.gate(tangent, tile(activity, self.draws), out=tangent)
         return tangent

@@ -69,7 +69,7 @@ class PerturbationRule(Rule):
 
         Args:
             network, trace: as for ``assign``.
-            noise: for each perturbed layer, from the first, ``(*members, draws * batch, o)``.
+            noise: for each perturbed layer, from the first, ``(*members, draws * batch, o)``; never empty.
 
         Returns:
             ``(*members, draws * batch, out)``.
@@ -82,17 +82,20 @@ class PerturbationRule(Rule):
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         exact = self.readout == "exact"
         layers = network.layers[:-1] if exact else network.layers
+        output_delta = network.layers[-1].activation.gate(output_error, trace.activities[-1])
+        if not layers:
+            return local_updates(network, trace, [output_delta])
         deviations = [self.deviation(layer, pre) for layer, pre in zip(layers, trace.activities, strict=False)]
         noise = [self._draw(layer, deviation) for layer, deviation in zip(layers, deviations, strict=True)]
         loss_change = self._per_draw(self.output_change(network, trace, noise)) * output_error.unsqueeze(-3)
         loss_change = loss_change.sum(-1, keepdim=True)
 
         deltas = [
-            (self._per_draw(directions) * loss_change).mean(-3) / _nonzero(deviation.square())
+            self._per_draw(directions).mul_(loss_change).mean(-3).div_(_nonzero(deviation.square()))
             for directions, deviation in zip(noise, deviations, strict=True)
         ]
         if exact:
-            deltas.append(network.layers[-1].activation.gate(output_error, trace.activities[-1]))
+            deltas.append(output_delta)
         updates = local_updates(network, trace, reversed(deltas))
         if self.in_weights:
             size = loss_change.square().mean(-3).div_(self.draws).sqrt_()
@@ -112,8 +115,8 @@ class PerturbationRule(Rule):
         """Add the part of the weight noise that no sample's drive felt.
 
         Its rows have the covariance ``C = w - A^T A`` where the rows of A are ``sqrt(w_b) p_b / |p_b|``
-        and w is the sum of the w_b. From A's singular values s and right singular vectors V, the
-        root of C is ``sqrt(w) (1 + V^T (sqrt(1 - s^2 / w) - 1) V)``.
+        and w is the sum of the w_b. With ``A^T A = R^T R`` for an R of orthogonal rows, of squared
+        lengths s, the root of C is ``sqrt(w) (1 - R^T R / (w + sqrt(w (w - s))))``, each row by its s.
 
         Args:
             updates: changed in place.
@@ -126,10 +129,11 @@ class PerturbationRule(Rule):
         root_weights = size * length
         total = root_weights.square().sum(-2, keepdim=True)
         felt = root_weights * inputs / _nonzero(length)
-        _, singular, right = torch.linalg.svd(felt, full_matrices=False)
-        shrink = (1 - singular.square().unsqueeze(-2) / _nonzero(total)).clamp_min(0).sqrt() - 1
+        squares, rows = _orthogonal_rows(felt)
+        squares = squares.unsqueeze(-2)
+        shrink = -1 / _nonzero(total + (total * (total - squares).clamp_min_(0)).sqrt_())
         noise = self.randn((*pre.shape[:-2], layer.out_features, inputs.shape[-1]), pre)
-        noise += torch.matmul(torch.matmul(noise, right.mT) * shrink, right)
+        noise += torch.matmul(torch.matmul(noise, rows.mT).mul_(shrink), rows)
         noise *= total.sqrt()
         updates[layer.weight] += noise[..., : layer.in_features]
         if layer.bias is not None:
@@ -209,6 +213,23 @@ def _inputs(layer: Dense, pre: Tensor) -> Tensor:
 
 def _length(vectors: Tensor) -> Tensor:
     return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+
+
+def _orthogonal_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthogonal rows R with ``R^T R = A^T A``, and their squared lengths, by the smaller of A's Gram matrices.
+
+    Args:
+        matrix: A, ``(*members, b, i)``.
+
+    Returns:
+        The squared lengths ``(*members, min(b, i))``, and R, ``(*members, min(b, i), i)``.
+    """
+    samples, features = matrix.shape[-2:]
+    if samples < features:
+        squares, vectors = torch.linalg.eigh(torch.matmul(matrix, matrix.mT))
+        return squares, torch.matmul(vectors.mT, matrix)
+    squares, vectors = torch.linalg.eigh(torch.matmul(matrix.mT, matrix))
+    return squares, vectors.mT * squares.clamp_min(0).sqrt_().unsqueeze(-1)
 
 
 def _nonzero(tensor: Tensor) -> Tensor:

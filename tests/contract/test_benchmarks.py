@@ -71,3 +71,12 @@ def test_the_growth_of_time_is_recovered():
 def test_throughput_reports_a_ratio(agent, capsys):
     throughput.main(["--agents", agent, "--envs", "2", "--rounds", "2", "--timesteps", "64"])
     assert agent in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["node_perturbation", "weight_perturbation", "forward_gradient"])
+@pytest.mark.parametrize(("depth", "batch"), [(2, 256), (4, 64)])
+def test_perturbation_costs_little_more_than_its_extra_sweeps(rule, depth, batch):
+    """K draws need K sweeps; all else that a rule does may be at most half of that."""
+    row = update_cost.cost(rule, 64, depth, batch, seconds=0)
+    sweep = 2 * batch * 64**2 * depth
+    assert row["flops"] <= 1.5 * make_rule(rule).draws * sweep
