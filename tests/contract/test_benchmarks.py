@@ -1,11 +1,12 @@
 """The benchmark programs run, and count what can be counted exactly."""
 
 import csv
+import math
 
 import pytest
 import torch
 
-from benchmarks import throughput, update_cost
+from benchmarks import throughput, update_cost, variance
 from bio_rl import Network, make_rule
 
 
@@ -80,3 +81,68 @@ def test_perturbation_costs_little_more_than_its_extra_sweeps(rule, depth, batch
     row = update_cost.cost(rule, 64, depth, batch, seconds=0)
     sweep = 2 * batch * 64**2 * depth
     assert row["flops"] <= 1.5 * make_rule(rule).draws * sweep
+
+
+def test_variance_writes_a_row_for_each_network_and_a_figure(tmp_path, capsys):
+    rules = ["backprop", "feedback_alignment", "node_perturbation"]
+    variance.main(["--quick", "--repeats", "3", "--seeds", "2", "--output", str(tmp_path / "v"), "--rules", *rules])
+    with (tmp_path / "v.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    sizes = {(row["width"], row["depth"]) for row in rows if row["updates"] == "0"}
+    assert sizes == {("16", "2"), ("64", "2"), ("256", "1"), ("256", "2")}
+    # Two networks of each size, and once more after learning for the two rules that have feedback.
+    assert len(rows) == 2 * (len(sizes) * 3 + 2)
+    for row in rows:
+        if row["rule"] == "backprop":
+            assert float(row["angle"]) < 0.01
+            assert float(row["samples"]) == variance.BATCH
+        elif row["rule"] == "feedback_alignment":
+            assert float(row["samples"]) == math.inf
+        else:
+            assert variance.BATCH < float(row["samples"]) < math.inf
+    assert (tmp_path / "v.png").stat().st_size < 200_000
+    assert "neurons" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["node_perturbation", "weight_perturbation", "forward_gradient"])
+def test_so_many_samples_do_reach_the_cosine(rule):
+    """The samples are extrapolated from noisy updates: here they are drawn, all of them in one update."""
+    rows = variance.measure(rule, 16, 1, 0, seeds=4, repeats=32)
+    network = variance.make_network(rule, 16, 1, 4)
+    x, output_error = variance.task_error(network, variance.random_teacher(network))
+    exact = variance.hidden_update(variance.with_rule(network, "backprop"), x, output_error)
+    network.rule.draws = round(variance.geometric_mean([row.samples for row in rows]) / variance.BATCH)
+    cosine = torch.nn.functional.cosine_similarity(variance.hidden_update(network, x, output_error), exact)
+    assert cosine.mean().item() == pytest.approx(variance.COSINE, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("bias", "noise", "reached"), [(0, 0, True), (0.3, 0, True), (0.3, 0.1, True), (1, 0.1, False)]
+)
+def test_bias_and_noise_are_told_apart(bias, noise, reached):
+    exact, other, *draws = torch.randn(66, 2000)
+    other = bias * (other - other @ exact / (exact @ exact) * exact) * (exact.norm() / other.norm())
+    updates = [exact + other + noise * draw for draw in draws]
+    angle, snr, limit, needed = variance.statistics(updates, exact)
+    assert limit == pytest.approx((1 + bias**2) ** -0.5, abs=0.01)
+    assert (needed < math.inf) == reached
+    if noise:
+        length = exact.square().sum().item()
+        assert snr == pytest.approx((1 + bias**2) * length / (noise**2 * 2000), rel=0.05)
+        assert math.cos(math.radians(angle)) == pytest.approx(
+            (1 + bias**2 + noise**2 * 2000 / length) ** -0.5, rel=0.02
+        )
+    else:
+        assert snr > 1e9
+
+
+def test_exponents_are_recovered():
+    rows = [
+        variance.Measurement("node_perturbation", w, d, 0, 0, w * d, w * w * d, 4, 80, 0.1, 1, 7.0 * (w * d) ** 0.8)
+        for w, d in ((16, 1), (16, 8), (64, 1), (64, 8))
+    ]
+    assert variance.fit(rows, "neurons") == pytest.approx((0.8, 1))
+    exponent, explained = variance.fit(rows, "weights")
+    assert exponent < 0.75
+    assert explained < 0.9
+    assert "0.80" in list(variance.exponent_table(rows))[1]
