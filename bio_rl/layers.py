@@ -41,9 +41,6 @@ class Dense(nn.Module):
         ValueError: an unknown activation, or a size below one.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-
     def __init__(
         self,
         in_features: int,
@@ -61,19 +58,32 @@ class Dense(nn.Module):
         self.activation_name = activation
         self.activation = find_activation(activation)
         bound = 1 / math.sqrt(in_features)
-        self.weight = nn.Parameter(torch.empty(*members, out_features, in_features).uniform_(-bound, bound))
-        if bias:
-            self.bias = nn.Parameter(torch.empty(*members, out_features).uniform_(-bound, bound))
-        else:
-            self.register_parameter("bias", None)
+
+        def draw(*size: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*members, *size).uniform_(-bound, bound))
+
+        self._parameters["weight"] = draw(out_features, in_features)
+        self._parameters["bias"] = draw(out_features) if bias else None
+
+    # Where an nn.Module finds a parameter only after a failed search, a look-up costs as much as a
+    # small kernel, and every sweep of every rule makes them.
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """``(m, o, i)``."""
+        return self._parameters["weight"]  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """``(m, o)``, or ``None``."""
+        return self._parameters["bias"]
 
     def drive(self, pre: Tensor) -> Tensor:
         """The weighted input and the bias, ``(m, b, i) -> (m, b, o)``."""
-        weight, bias = self._synapses()
         if not self.members:
-            return F.linear(pre, weight, bias)
-        drive = torch.matmul(pre, weight.mT)
-        return drive if bias is None else drive.add_(bias.unsqueeze(-2))
+            return F.linear(pre, self.weight, self.bias)
+        drive = torch.matmul(pre, self.weight.mT)
+        return drive if self.bias is None else drive.add_(self.bias.unsqueeze(-2))
 
     def forward(self, pre: Tensor) -> Tensor:
         """The activity, ``(m, b, i) -> (m, b, o)``. Not for autograd: the drive is overwritten."""
@@ -88,20 +98,14 @@ class Dense(nn.Module):
             weight: feedback weights in the forward weights' orientation ``(m, o, i)``; the
                 forward weights themselves where none are given (weight transport).
         """
-        return torch.matmul(delta, self._synapses()[0] if weight is None else weight)
+        return torch.matmul(delta, self.weight if weight is None else weight)
 
     def outer(self, pre: Tensor, delta: Tensor) -> Updates:
         """The update of each parameter: presynaptic activity times postsynaptic delta, batch-summed."""
-        weight, bias = self._synapses()
-        updates: Updates = {weight: torch.matmul(delta.mT, pre)}
-        if bias is not None:
-            updates[bias] = delta.sum(-2)
+        updates: Updates = {self.weight: torch.matmul(delta.mT, pre)}
+        if self.bias is not None:
+            updates[self.bias] = delta.sum(-2)
         return updates
-
-    def _synapses(self) -> tuple[nn.Parameter, nn.Parameter | None]:
-        # As `self.weight, self.bias`, which an nn.Module finds only after a failed search: in the
-        # sweeps of a small network that costs as much as a kernel.
-        return self._parameters["weight"], self._parameters["bias"]  # type: ignore[return-value]
 
     def extra_repr(self) -> str:
         members = f", members={self.members}" if self.members else ""

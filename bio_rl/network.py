@@ -47,9 +47,10 @@ class Network(nn.Module):
         self.layers = tuple(layers)
         self._modules["layers"] = nn.ModuleList(layers)
         self.modulator: Tensor | None = None
-        self.rule = rule
+        self._modules["rule"] = rule
         rule.attach(self)
-        self._rule_modules = list(rule.modules())
+        # Shared with the modules: what becomes of their parameters is seen here.
+        self._parameters_of = [module._parameters for module in (*self.layers, *rule.modules())]
 
     @classmethod
     def from_sequential(cls, modules: nn.Sequential, rule: Rule) -> Self:
@@ -63,6 +64,11 @@ class Network(nn.Module):
             ValueError: a module that is neither, or an activation with arguments of its own.
         """
         return cls(_layers_of(modules), rule)
+
+    @property
+    def rule(self) -> Rule:
+        # As `nn.Module` would find it, without its search.
+        return self._modules["rule"]  # type: ignore[return-value]
 
     @property
     def in_features(self) -> int:
@@ -96,8 +102,7 @@ class Network(nn.Module):
 
     def _learnable(self) -> list[nn.Parameter]:
         # As `parameters()`, without its walk through the module tree at every forward sweep.
-        modules = (*self.layers, *self._rule_modules)
-        return [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad]
+        return [p for own in self._parameters_of for p in own.values() if p is not None and p.requires_grad]
 
     def _check_input(self, x: Tensor) -> None:
         first = self.layers[0]
@@ -119,17 +124,22 @@ class _Boundary(torch.autograd.Function):
     def forward(ctx: FunctionCtx, network: Network, x: Tensor, *parameters: nn.Parameter) -> Tensor:
         trace = network.rule.forward(network, x)
         ctx.network, ctx.parameters = network, parameters  # type: ignore[attr-defined]
+        ctx.versions = _versions(parameters)  # type: ignore[attr-defined]
         ctx.activity_count = len(trace.activities)  # type: ignore[attr-defined]
-        # Saved, not just kept: torch frees them after backward, and notices a parameter that was
-        # changed in between.
-        ctx.save_for_backward(*trace.activities, *trace.extra, *parameters)
+        # Saved, not just kept: torch frees them after backward.
+        ctx.save_for_backward(*trace.activities, *trace.extra)
         return trace.activities[-1]
 
     @staticmethod
     def backward(ctx: Any, output_error: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("a Network can be differentiated once only: create_graph=True has no meaning here")
-        (*saved,) = ctx.saved_tensors[: -len(ctx.parameters)]
+        if ctx.versions != _versions(ctx.parameters):
+            raise RuntimeError(
+                "a parameter of the Network was modified by an inplace operation between forward and backward, "
+                "an optimizer's step perhaps"
+            )
+        (*saved,) = ctx.saved_tensors
         trace = Trace(saved[: ctx.activity_count], saved[ctx.activity_count :])
         # From here on the trace alone holds the activities (unless the graph is retained), so that a
         # rule may free each as soon as it has served, as autograd does.
@@ -137,6 +147,11 @@ class _Boundary(torch.autograd.Function):
         ctx.maybe_clear_saved_tensors()
         updates = ctx.network.rule.assign(ctx.network, trace, output_error)
         return (None, None, *map(updates.get, ctx.parameters))
+
+
+def _versions(parameters: Sequence[nn.Parameter]) -> list[int]:
+    """How often each was changed in place: torch's own check, at less than saving each would cost."""
+    return [parameter._version for parameter in parameters]
 
 
 def _check_layers(layers: Sequence[Dense]) -> None:

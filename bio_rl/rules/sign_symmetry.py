@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Dense
@@ -39,29 +40,23 @@ class SignSymmetry(LayerwiseFeedback):
         self.feedback_scale = feedback_scale
 
     def connect(self, network: Network) -> None:
-        layers = network.layers[1:] if self.magnitudes == "fixed_random" else ()
-        self.fixed = nn.ParameterList(nn.Parameter(self._draw(layer), requires_grad=False) for layer in layers)
+        fixed = self.magnitudes == "fixed_random"
+        self.sizes = nn.ParameterList(
+            nn.Parameter(self._draw(layer) if fixed else self._size(layer), requires_grad=False)
+            for layer in network.layers[1:]
+        )
 
     def feedback_weights(self, network: Network) -> list[Tensor]:
         """As used by ``assign``; for ``batch_random``, with the magnitudes' root mean square in their place."""
-        return [self._signed(network, index) for index in range(1, len(network.layers))]
+        return [torch.copysign(size, layer.weight) for size, layer in zip(self.sizes, network.layers[1:], strict=True)]
 
     def descending_weights(self, network: Network) -> Iterator[Tensor]:
-        for index in range(len(network.layers) - 1, 0, -1):
-            if self.magnitudes == "batch_random":
-                layer = network.layers[index]
-                yield self._draw(layer).mul_(layer.weight.sign())
-            else:
-                yield self._signed(network, index)
-
-    def _signed(self, network: Network, index: int) -> Tensor:
-        layer = network.layers[index]
-        magnitude = self.fixed[index - 1] if self.magnitudes == "fixed_random" else self._size(layer)
-        return layer.weight.sign().mul_(magnitude)
+        for layer, size in zip(reversed(network.layers[1:]), reversed(self.sizes), strict=True):
+            yield torch.copysign(self._draw(layer) if self.magnitudes == "batch_random" else size, layer.weight)
 
     def _draw(self, layer: Dense) -> Tensor:
         """Half-normal magnitudes of a root mean square of ``_size``."""
         return self.randn(layer.weight.shape, layer.weight).abs_().mul_(self._size(layer))
 
-    def _size(self, layer: Dense) -> float:
-        return self.feedback_scale * layer.in_features**-0.5
+    def _size(self, layer: Dense) -> Tensor:
+        return layer.weight.new_tensor(self.feedback_scale * layer.in_features**-0.5)
