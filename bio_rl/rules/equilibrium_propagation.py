@@ -110,7 +110,7 @@ class EquilibriumPropagation(Rule):
         ).requires_grad_()
 
     def feedback_weights(self, network: Network) -> list[Tensor]:
-        return list(self.backward) or [layer.weight for layer in network.layers[1:]]
+        return list(self.backward) if self.feedback == "learnt" else [layer.weight for layer in network.layers[1:]]
 
     def forward(self, network: Network, x: Tensor) -> Trace:
         """The free phase. Besides the activities, the trace has the hidden drives and the strengths k_l."""
@@ -118,10 +118,12 @@ class EquilibriumPropagation(Rule):
         strengths = self._strengths(network)
         feedback = self._scaled_feedback(network, strengths)
         bottom, biases = [layer.drive(x) for layer in hidden[:1]], [_bias_row(layer) for layer in hidden]
+        weights = [layer.weight.mT for layer in hidden]
         # From silence: the first sweep is then the feedforward one, and shows how large drives are.
         drives = [x.new_zeros(*x.shape[:-1], layer.out_features) for layer in hidden]
+        activities = [*map(torch.zeros_like, drives)]
         # Each sweep writes new drives over `moved`, and how far they moved over the old ones.
-        activities, moved = ([torch.zeros_like(drive) for drive in drives] for _ in range(2))
+        moved = [*map(torch.empty_like, drives)]
 
         def sweep() -> Sequence[Tensor]:
             for index, layer in enumerate(hidden):
@@ -130,7 +132,7 @@ class EquilibriumPropagation(Rule):
                 if index == 0:
                     drive.copy_(bottom[0])
                 else:
-                    add_product(biases[index], activities[index - 1], layer.weight.mT, out=drive)
+                    add_product(biases[index], activities[index - 1], weights[index], out=drive)
                 if index + 1 < len(hidden):
                     add_product(drive, activities[index + 1], feedback[index], out=drive)
                 moved[index] -= drive
@@ -159,16 +161,17 @@ class EquilibriumPropagation(Rule):
         """The hidden layers' updates: the change of ``dE/dW`` from one phase to the other, over the nudge."""
         count = len(network.layers) - 1
         states, strengths = trace.activities[: count + 1], trace.extra[count:]
-        changes = self._nudged(network, trace, push)
+        feedback = self._scaled_feedback(network, strengths)
+        changes = self._nudged(network, trace, feedback, push)
         if self.nudging == "symmetric":
-            opposite = self._nudged(network, trace, -push)
+            opposite = self._nudged(network, trace, feedback, push.neg_())
             spread = [change - other for change, other in zip(changes, opposite, strict=True)]
-            centre = [s + (c + o) / 2 for s, c, o in zip(states[1:], changes, opposite, strict=True)]
+            changes = [change.add_(other) for change, other in zip(changes, opposite, strict=True)]
             scale = size / (-2 * self.nudge)
         else:
             spread = changes
-            centre = [state + change / 2 for state, change in zip(states[1:], changes, strict=True)]
             scale = size / -self.nudge
+        centre = [torch.add(state, change, alpha=0.5) for state, change in zip(states[1:], changes, strict=True)]
 
         updates: Updates = {}
         for index in reversed(range(count)):
@@ -182,12 +185,12 @@ class EquilibriumPropagation(Rule):
                 scale = scale / strengths[index - 1]
         return updates
 
-    def _nudged(self, network: Network, trace: Trace, push: Tensor) -> list[Tensor]:
+    def _nudged(self, network: Network, trace: Trace, feedback: Sequence[Tensor], push: Tensor) -> list[Tensor]:
         """How far each hidden activity settles from its free state when ``push`` joins the last one's drive."""
         hidden = network.layers[:-1]
-        free, strengths = trace.extra[: len(hidden)], trace.extra[len(hidden) :]
-        feedback = self._scaled_feedback(network, strengths)
-        drives, moved, changes, scratch = ([torch.zeros_like(drive) for drive in free] for _ in range(4))
+        free, weights = trace.extra[: len(hidden)], [layer.weight.mT for layer in hidden]
+        drives, changes = ([*map(torch.zeros_like, free)] for _ in range(2))
+        moved, scratch = ([*map(torch.empty_like, free)] for _ in range(2))
 
         def sweep() -> Sequence[Tensor]:
             for index in reversed(range(len(hidden))):
@@ -199,7 +202,7 @@ class EquilibriumPropagation(Rule):
                 else:
                     torch.matmul(changes[index + 1], feedback[index], out=drive)
                 if index:
-                    add_product(drive, changes[index - 1], hidden[index].weight.mT, out=drive)
+                    add_product(drive, changes[index - 1], weights[index], out=drive)
                 moved[index] -= drive
                 response(activation, free[index], drive, scratch=scratch[index], out=changes[index])
             return moved

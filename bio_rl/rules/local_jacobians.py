@@ -38,5 +38,5 @@ def jacobian_updates(
         noise = shared[..., : layer.in_features]
         response = layer.forward(torch.add(pre, noise, alpha=deviation)).sub_(activity)
         delta = layer.activation.gate(response, activity, out=response)
-        decay = weight * layer.activation.slope(activity).square().sum(-2).unsqueeze(-1)
+        decay = weight * layer.activation.slope(activity).square_().sum(-2).unsqueeze(-1)
         yield add_product(decay, delta.mT, noise, scale=-1 / deviation, out=decay)

@@ -160,14 +160,14 @@ class Neurons:
         values: deviations of x from the feedforward sweep, one ``(*members, batch, o)`` a hidden layer.
         errors: eps; the output's last.
         activities: f(x).
-        changes: deviations of f(x) from the feedforward sweep.
+        changes: deviations of f(x) from the feedforward sweep, of the layers that predict others of these.
     """
 
     def __init__(
         self, network: Network, trace: Trace, variant: Variant, output_errors: Tensor, step_sizes: Sequence[Tensor]
     ):
-        self.layers = network.layers
         self.weights = [layer.weight for layer in network.layers]
+        self.activations = [layer.activation for layer in network.layers]
         self.variant = variant
         self.step_sizes = step_sizes
         self.free = trace.activities[1:-1]
@@ -180,10 +180,9 @@ class Neurons:
             return
         # So it is in the first layer always, because the input stays.
         self.values = [self.errors[0], *map(torch.zeros_like, self.free[1:])]
-        self.changes = [torch.zeros_like(free) for free in self.free]
+        self.changes = [*map(torch.zeros_like, self.free[:-1])]
         self.activities = [free.clone() for free in self.free]
-        below = zip(self.layers, trace.activities[:-2], strict=False)
-        self.drives = [layer.drive(pre) for layer, pre in below]
+        self.drives = [layer.drive(pre) for layer, pre in zip(network.layers, trace.activities[:-2], strict=False)]
 
     def step(self) -> Sequence[Tensor]:
         """Move every layer at once by what it got in the step before; returns the imbalances."""
@@ -191,7 +190,7 @@ class Neurons:
         above = self.signals if by_errors else self.errors
         for index in reversed(range(len(self.free))):
             signal = torch.matmul(above[index + 1], self.weights[index + 1], out=self.signals[index])
-            self.layers[index].activation.gate(signal, self.activities[index], out=signal)
+            self.activations[index].gate(signal, self.activities[index], out=signal)
         state = self.errors if by_errors else self.values
         imbalances = self.signals[:-1]
         for index, imbalance in enumerate(imbalances):
@@ -206,10 +205,9 @@ class Neurons:
         given, wanted, sign = (
             (self.errors, self.values, 1) if self.variant == "error_based" else (self.values, self.errors, -1)
         )
-        for index, (activity, change) in enumerate(zip(self.activities, self.changes, strict=True)):
+        for index, activity in enumerate(self.activities):
             if index:
-                below = self.changes[index - 1]
+                below = torch.sub(self.activities[index - 1], self.free[index - 1], out=self.changes[index - 1])
                 add_product(given[index], below, self.weights[index].mT, scale=sign, out=wanted[index])
             torch.add(self.drives[index], self.values[index], out=activity)
-            self.layers[index].activation.forward(activity, out=activity)
-            torch.sub(activity, self.free[index], out=change)
+            self.activations[index].forward(activity, out=activity)

@@ -153,7 +153,7 @@ def energies(network, x, output_error, variant, nudge, step_sizes, steps):
     readout = network.layers[-1].weight
 
     def energy():
-        pull = nudge * (direction * (neurons.changes[-1] @ readout.mT)).sum()
+        pull = nudge * (direction * ((neurons.activities[-1] - neurons.free[-1]) @ readout.mT)).sum()
         return float(sum(error.square().sum() / 2 for error in neurons.errors[:-1]) + pull)
 
     levels = [energy()]
