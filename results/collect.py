@@ -82,14 +82,16 @@ def markdown(rows: Sequence[Row]) -> Iterator[str]:
 
 def _line(agent: str, rule: str, settings: str, runs: Sequence[Row]) -> str:
     returns = [float(row["return_mean"]) if row["status"] == "done" else None for row in runs]
-    each = " ".join(
-        row["status"] if value is None else f"{value:.0f}" for value, row in zip(returns, runs, strict=True)
-    )
+    each = " ".join(row["status"] if value is None else _short(value) for value, row in zip(returns, runs, strict=True))
     # A run that is not done counts as the worst.
     middle = median([float("-inf") if value is None else value for value in returns])
     angles = [float(row["feedback_angle"]) for row in runs if row["feedback_angle"]]
     angle = f"{fmean(angles):.0f}°" if angles else ""
-    return f"| {agent} | `{rule}` | {settings} | {middle:.0f} | {each} | {angle} |"
+    return f"| {agent} | `{rule}` | {settings} | {_short(middle)} | {each} | {angle} |"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
 def _key(row: Row) -> tuple[str, ...]:
