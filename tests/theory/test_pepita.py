@@ -9,10 +9,11 @@ from bio_rl.diagnostics.alignment import update_angles
 from bio_rl.rules import Pepita
 
 SHAPES = [
-    ((4, 2), "tanh", True, ()),
-    ((5, 8, 3), "relu", False, (3,)),
-    ((5, 8, 6, 3), "sigmoid", True, (2, 3)),
-    ((3, 9, 4, 7, 5, 2), "elu", True, ()),
+    ((4, 2), "tanh", "identity", True, ()),
+    ((5, 8, 3), "relu", "identity", False, (3,)),
+    ((5, 8, 6, 3), "sigmoid", "tanh", True, (2, 3)),
+    ((3, 6, 5, 4, 2), "tanh", "softplus", True, ()),
+    ((3, 9, 4, 7, 5, 2), "elu", "identity", True, ()),
 ]
 
 
@@ -32,10 +33,11 @@ def by_hand(network, x, output_error, modulation, presynaptic, centred):
         (size / modulation * (free[index + 1] - modulated[index + 1])).mT @ pre[index]
         for index in range(len(network.layers) - 1)
     ]
-    return [*hidden, output_error.mT @ pre[-2]]
+    delta = output_error * network.layers[-1].activation.slope(free[-1])
+    return [*hidden, delta.mT @ pre[-2]]
 
 
-@pytest.mark.parametrize(("sizes", "activation", "bias", "members"), SHAPES)
+@pytest.mark.parametrize(("sizes", "activation", "output", "bias", "members"), SHAPES)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -44,9 +46,9 @@ def by_hand(network, x, output_error, modulation, presynaptic, centred):
         {"feedback": "mirrored", "centred": True},
     ],
 )
-def test_it_is_its_papers_equations(build, batch, settings, sizes, activation, bias, members):
+def test_it_is_its_papers_equations(build, batch, settings, sizes, activation, output, bias, members):
     rule = Pepita(**settings)
-    network = build(rule, sizes, activation, bias=bias, members=members)
+    network = build(rule, sizes, activation, output, bias, members)
     x, output_error = batch(network)
     network(x).backward(output_error)
     expected = by_hand(network, x, output_error, rule.modulation, rule.presynaptic, rule.centred)
