@@ -47,7 +47,7 @@ from bio_rl.cli import main
         ("train rule=node_perturbation rule.noise=0", "noise must be above 0, not 0"),
         ("train rule=weight_perturbation rule.noise=-0.1", "noise must be above 0, not -0.1"),
         ("train rule=node_perturbation rule.noise=nan", "noise must be above 0"),
-        ("train rule=pepita rule.feedback=mirror", "unknown feedback 'mirror'; known: random, mirrored"),
+        ("train rule=pepita rule.feedback=mirror", "unknown feedback 'mirror'; known: random, mirrored, sampled"),
         ("train rule=burst rule.baseline=0.6", "baseline must be above 0 and at most 0.5"),
         ("train rule=burst network.activation=identity", "burst: layer 1 is 'identity'"),
         ("train rule=segregated_dendrites rule.slope=0", "slope must be above 0"),

@@ -214,7 +214,7 @@ def test_the_self_predicting_state_survives_learning(build):
 
 @pytest.mark.parametrize(("sizes", "activation", "output", "bias", "members"), SHAPES[1:])
 def test_the_updates_of_inhibition_and_feedback_are_the_papers(build, batch, sizes, activation, output, bias, members):
-    """Each with the state that acted: inhibition by v_A times f(n), feedback by its prediction's error times r above."""
+    """By the state that acted: inhibition by v_A times f(n), feedback by its prediction's error times r above."""
     rule = DendriticMicrocircuit(start="random", learn_feedback=True)
     network = build(rule, sizes, activation, output, bias, members)
     x, output_error = batch(network)
