@@ -8,7 +8,7 @@ from bio_rl.network import Network
 from bio_rl.rules.base import Rule, Trace, check_positive, local_updates, random_feedback
 from bio_rl.rules.errors import matched, unit_error
 
-FEEDBACKS = ("random", "mirrored")
+FEEDBACKS = ("random", "mirrored", "sampled")
 PRESYNAPTIC = ("free", "modulated")
 
 
@@ -21,18 +21,22 @@ class Pepita(Rule):
     sign of its own). Every sample's error is projected at the same small size, ``modulation``, and
     the difference is scaled back by the error's own.
 
-    To first order ``h_1 - h'_1 = slope * (W_1 F e)``: feedback alignment through ``W_1 F``
-    (Srinivasan et al. 2024), whose rank is at most the number of *inputs*. Where a task has a
-    handful of them, most of what a wide hidden layer should learn cannot reach it: the rule's limit
-    in CartPole, with 4 inputs and 64 neurons. With F the transposed Jacobian of the whole network
-    the difference is ``J_l J_l^T`` times the true delta, J_l being layer l's Jacobian: never
-    further than 90 degrees from it.
+    **What it comes to.** To first order ``h_l - h'_l = J_l F e``, with J_l the layer's Jacobian, and for the
+    first layer this is feedback alignment through ``W_1 F`` (Srinivasan et al. 2024). Along the error
+    that reaches a layer in backprop the difference is ``e . J F e`` for each of them, with J the whole
+    network's Jacobian: all are as right as the modulation is, and right where the output falls with its
+    error. A fixed F is so for every sample only if the output rises along it everywhere. A
+    value is seldom monotone (in CartPole it is highest in the middle), and so the critic fails.
+    With F the transposed Jacobian the difference is ``J_l J_l^T`` times the true delta: never further
+    than 90 degrees from it.
 
     Args:
         modulation: the size of a sample's modulation, for an F of fresh weights' size.
-        feedback: ``random``, F is fixed; or ``mirrored``, it learns the network's mean
+        feedback: ``random``, F is fixed, as in the paper; ``mirrored``, it learns the network's mean
             transposed Jacobian from the output's response to noise at the input (Srinivasan et al.
-            learn a mirror for each layer, to the same end).
+            learn a mirror for each layer, to the same end); or ``sampled``, no F: each sample is modulated
+            in a random direction, of the sign that brings its output nearer. In the mean over directions
+            that is along its own transposed Jacobian, at the price of noise.
         presynaptic: the activities that a difference is multiplied with: ``modulated``, those of the
             second sweep, as in the paper; or ``free``.
         centred: whether the batch's mean error is taken out before the projection.
@@ -64,6 +68,8 @@ class Pepita(Rule):
         self.centred = centred
 
     def connect(self, network: Network) -> None:
+        if self.feedback == "sampled":
+            return
         self.projection = random_feedback(
             self, network.layers[0].weight, network.out_features, network.in_features, 1.0
         )
@@ -73,9 +79,13 @@ class Pepita(Rule):
         error = output_error - output_error.mean(-2, keepdim=True) if self.centred else output_error
         direction, size = unit_error(error)
         x = trace.activities[0]
-        second = self.forward(network, x - self.modulation * torch.matmul(direction, self.projection)).activities
+        second = self.forward(network, x - self.modulation * self._projected(direction, x)).activities
 
         change = size / self.modulation
+        if self.feedback == "sampled":
+            # The opposite modulation would, to first order, have had the opposite effect: no third sweep.
+            nearer = (direction * (trace.activities[-1] - second[-1])).sum(-1, keepdim=True)
+            change *= nearer.sign()
         deltas = [
             (free - modulated) * change for free, modulated in zip(trace.activities[1:-1], second[1:-1], strict=True)
         ]
@@ -86,6 +96,12 @@ class Pepita(Rule):
             towards = self.projection - self._jacobian(network, trace)
             updates[self.projection] = matched(towards, updates[network.layers[0].weight])
         return updates
+
+    def _projected(self, direction: Tensor, x: Tensor) -> Tensor:
+        """What the input is modulated by, per unit of modulation, ``(*members, batch, in)``."""
+        if self.feedback == "sampled":
+            return self.randn(x.shape, x).mul_(x.shape[-1] ** -0.5)
+        return torch.matmul(direction, self.projection)
 
     def _jacobian(self, network: Network, trace: Trace) -> Tensor:
         """The output's covariance with noise at the input, ``(*members, out, in)``: the mean Jacobian and noise."""

@@ -14,6 +14,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import A2C, PPO, REINFORCE, RulePolicy
+from bio_rl.rules.gated import Surprise
 
 AGENTS = {
     "ppo": (PPO, {"n_steps": 64, "batch_size": 32, "n_epochs": 2}),
@@ -200,11 +201,32 @@ def test_the_choice_of_a_rule_changes_no_other_random_number():
 
 
 @each_agent
-def test_networks_hear_each_samples_prediction_error(name):
-    agent = make(name, rule="gated").learn(200)
-    for network in agent.policy.networks.values():
-        assert network.modulator.dim() == 1
-        assert network.modulator.std() > 0
+@pytest.mark.parametrize("shared_trunk", [False, True])
+def test_networks_hear_each_samples_prediction_error(name, shared_trunk, monkeypatch):
+    """The advantage of the very sample that is learnt from, however the minibatch was shuffled."""
+    agent = make(name, rule="gated", shared_trunk=shared_trunk)
+    whole, gate, heard = [], Surprise.forward, []
+
+    def listen(self, network, trace):
+        buffer, (x, *_, y) = agent.rollout_buffer, trace.activities
+        if name == "reinforce":
+            observations, _, returns = buffer.samples()
+            if y.shape[-1] != 2:  # a critic, or a shared trunk: its last output is the value
+                whole[:] = [returns - y[:, -1]]
+            advantages = whole[0]
+        else:
+            observations, advantages = torch.as_tensor(buffer.observations), torch.as_tensor(buffer.advantages)
+        samples = observations.reshape(-1, 4)
+        assert len(samples.unique(dim=0)) == len(samples)
+        distance, which = torch.cdist(x, samples).min(-1)
+        assert distance.max() < 1e-3
+        torch.testing.assert_close(network.modulator, advantages.flatten()[which], rtol=1e-5, atol=1e-5)
+        heard.append(network)
+        return gate(self, network, trace)
+
+    monkeypatch.setattr(Surprise, "forward", listen)
+    agent.learn(200)
+    assert set(heard) == set(agent.policy.networks.values())
 
 
 # Networks and optimizers

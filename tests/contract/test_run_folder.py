@@ -74,6 +74,17 @@ def test_tensorboard_has_sb3s_scalars_evaluations_angles_config_and_hyperparamet
         assert {"train/loss", "eval/mean_reward", "final/return_mean"} <= set(next(csv.reader(file)))
 
 
+@pytest.mark.parametrize(("rule", "setting"), [("node_perturbation", "draws=2"), ("kolen_pollack", "decay=0.1")])
+def test_a_gate_of_one_is_the_bare_rule_from_the_command_line_too(train: Train, rule: str, setting: str) -> None:
+    """With the inner rule's shipped settings, but for the one that is given; actor and critic."""
+    assert train(f"rule={rule}", f"rule.{setting}", "hydra.run.dir=bare") == 0
+    assert train("rule=gated", f"rule.rule={rule}", "rule.gate=one", f"+rule.settings.{setting}") == 0
+    bare, gated = (load_file(f"{folder}/model/policy.safetensors") for folder in ("bare", "run"))
+    weights = [name for name in bare if ".layers." in name]
+    assert len(weights) == 12
+    assert all(bare[name].equal(gated[name]) for name in weights)
+
+
 def test_same_seed_same_evaluations_and_another_seed_others(train: Train) -> None:
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert train(f"hydra.run.dir={folder}", f"seed={seed}") == 0

@@ -15,6 +15,7 @@ SHAPES = [
     ((5, 8, 3), "relu", "identity", False, (3,)),
     ((5, 8, 6, 3), "sigmoid", "tanh", True, (2, 3)),
     ((4, 16, 16, 2), "softplus", "identity", True, ()),
+    ((4, 9, 7, 8, 3), "tanh", "identity", True, (2,)),
     ((3, 9, 4, 7, 2), "elu", "softplus", True, ()),
     ((3, 9, 8, 9, 7, 2), "hard_sigmoid", "identity", False, (2,)),
 ]
@@ -194,6 +195,27 @@ def test_the_second_pathway_learns_to_cancel_under_adam_with_clipping(build):
         optimizer.step()
         schedule.step()
     assert residue(x) < 0.1 * before
+
+
+@pytest.mark.parametrize("scale", [10.0, 1e-3])
+def test_the_cancelling_pathways_update_is_the_papers_and_never_outweighs_the_forward_one(build, batch, scale):
+    """``-u e_above`` with u of the state that acted: Greedy et al. 2022."""
+    network = build(Burst(learn_cancellation=True), (5, 8, 6, 3), "sigmoid", members=(2,))
+    rule, (x, output_error) = network.rule, batch(network)
+    with torch.no_grad():
+        for weight, feedback in zip(rule.cancellation, rule.feedback, strict=True):
+            weight.copy_(rule.baseline * feedback + scale * torch.randn_like(weight))
+    network(x).backward(output_error)
+    size, events = output_error.norm(dim=-1, keepdim=True), rule.event_rates(Trace(network.activities(x)))
+    for index, layer in enumerate(network.layers[1:]):
+        above = events[index + 1]
+        apical = rule.baseline * above @ rule.feedback[index] - above @ rule.cancellation[index].detach()
+        wanted = above.mT @ (-size * apical)
+        limit = layer.weight.grad.norm(dim=(-2, -1))
+        shortened = (limit / wanted.norm(dim=(-2, -1))).clamp_max(1)
+        assert (shortened < 1).all() if scale > 1 else (shortened == 1).all()
+        got = rule.cancellation[index].grad
+        torch.testing.assert_close(got, shortened[..., None, None] * wanted, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("settings", [{}, {"form": "burstprop"}, {"learn_cancellation": True}])

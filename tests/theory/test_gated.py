@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bio_rl.rules import Backprop, Gated, make_rule, rule_names
+from bio_rl.rules import Backprop, Gated, Trace, make_rule, rule_names
 from bio_rl.rules.gated import RunningMean
 
 INNER = [name for name in rule_names() if name != "gated"]
@@ -88,6 +88,22 @@ def test_what_is_unlike_the_past_is_novel(build, batch):
     assert gate.argmax() == 0
     assert gate[0] > 3 * gate[1:].mean()
     assert average.item() == pytest.approx(1, abs=0.1)
+
+
+def test_novelty_is_the_mean_over_layers_of_a_squared_distance_relative_to_its_usual_size(build, batch):
+    """The running means written out, for two updates of two members."""
+    network, rate = build(Gated("backprop", gate="novelty", rate=0.25), members=(2,)), 0.25
+    familiar, usual = [0.0] * len(network.layers), [0.0] * len(network.layers)
+    for update in (1, 2):
+        x, _ = batch(network)
+        trace, seen = Trace(network.activities(x)), 1 - (1 - rate) ** update
+        novelty = 0.0
+        for index, pre in enumerate(trace.activities[:-1]):
+            familiar[index] = (1 - rate) * familiar[index] + rate * pre.mean(-2, keepdim=True)
+            distance = (pre - familiar[index] / seen).square().sum(-1)
+            usual[index] = (1 - rate) * usual[index] + rate * distance.mean(-1, keepdim=True)
+            novelty = novelty + distance / (usual[index] / seen) / len(network.layers)
+        torch.testing.assert_close(network.rule.openness(network, trace), novelty)
 
 
 def test_a_window_opens_and_closes(build, batch):

@@ -1,5 +1,7 @@
 """PEPITA: its paper's equations by hand, what it is to first order, and where it points as it learns."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,11 @@ from bio_rl.diagnostics.alignment import update_angles
 from bio_rl.rules import Pepita
 
 SHAPES = [
-    ((4, 2), "tanh", True, ()),
-    ((5, 8, 3), "relu", False, (3,)),
-    ((5, 8, 6, 3), "sigmoid", True, (2, 3)),
-    ((3, 9, 4, 7, 5, 2), "elu", True, ()),
+    ((4, 2), "tanh", "identity", True, ()),
+    ((5, 8, 3), "relu", "identity", False, (3,)),
+    ((5, 8, 6, 3), "sigmoid", "tanh", True, (2, 3)),
+    ((3, 6, 5, 4, 2), "tanh", "softplus", True, ()),
+    ((3, 9, 4, 7, 5, 2), "elu", "identity", True, ()),
 ]
 
 
@@ -32,10 +35,11 @@ def by_hand(network, x, output_error, modulation, presynaptic, centred):
         (size / modulation * (free[index + 1] - modulated[index + 1])).mT @ pre[index]
         for index in range(len(network.layers) - 1)
     ]
-    return [*hidden, output_error.mT @ pre[-2]]
+    delta = output_error * network.layers[-1].activation.slope(free[-1])
+    return [*hidden, delta.mT @ pre[-2]]
 
 
-@pytest.mark.parametrize(("sizes", "activation", "bias", "members"), SHAPES)
+@pytest.mark.parametrize(("sizes", "activation", "output", "bias", "members"), SHAPES)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -44,9 +48,9 @@ def by_hand(network, x, output_error, modulation, presynaptic, centred):
         {"feedback": "mirrored", "centred": True},
     ],
 )
-def test_it_is_its_papers_equations(build, batch, settings, sizes, activation, bias, members):
+def test_it_is_its_papers_equations(build, batch, settings, sizes, activation, output, bias, members):
     rule = Pepita(**settings)
-    network = build(rule, sizes, activation, bias=bias, members=members)
+    network = build(rule, sizes, activation, output, bias, members)
     x, output_error = batch(network)
     network(x).backward(output_error)
     expected = by_hand(network, x, output_error, rule.modulation, rule.presynaptic, rule.centred)
@@ -85,6 +89,43 @@ def test_a_modulation_by_the_transposed_jacobian_never_points_away_from_the_grad
         assert max(update_angles(network, x, output_error)) < 90
 
 
+@pytest.mark.parametrize("activation", ["tanh", "softplus", "sigmoid", "elu"])
+def test_every_layer_is_as_right_as_the_modulation_is(build, batch, activation):
+    """The change of each layer, along the error there, is the change of the output along its error: e J F e.
+
+    Where the output falls along the projected error, no hidden layer is told the right sign.
+    """
+    rule = Pepita(1e-6, presynaptic="free")
+    network = build(rule, (4, 9, 7, 8, 2), activation)
+    x, output_error = batch(network, 40)
+    with torch.no_grad():
+        unit = output_error / output_error.norm(dim=-1, keepdim=True)
+        sweeps = [network.activities(x - step * unit @ rule.projection) for step in (0.0, rule.modulation)]
+    changes = [(free - modulated) / rule.modulation for free, modulated in zip(*sweeps, strict=True)]
+    _, outputs = torch.func.jvp(lambda value: plain_output(network, value), (x,), (unit @ rule.projection,))
+    expected = (unit * outputs).sum(-1)
+    assert (expected < 0).any()
+    assert (expected > 0).any()
+    for index, change in enumerate(changes[1:-1], start=1):
+        activity = sweeps[0][index].clone().requires_grad_()
+        (errors,) = torch.autograd.grad(plain_output(network, activity, index), activity, unit)
+        torch.testing.assert_close((change * errors).sum(-1), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "softplus"])
+def test_sampled_modulations_are_along_the_samples_own_transposed_jacobian_in_the_mean(build, activation):
+    """E[v sign(v . a)] = sqrt(2 / pi) a / |a| of normal v: a modulation by J^T e, its size apart."""
+    network = build(Pepita(1e-5, "sampled", presynaptic="free"), (4, 9, 7, 2), activation, bias=True)
+    x, output_error = torch.randn(1, 4).double(), torch.randn(1, 2).double()
+    jacobian = torch.autograd.functional.jacobian(lambda value: plain_output(network, value), x)[0, :, 0]
+    along = output_error @ jacobian / (output_error @ jacobian).norm() * output_error.norm() * (2 / np.pi / 4) ** 0.5
+    samples = 20_000
+    network(x.expand(samples, -1)).backward(output_error.expand(samples, -1) / samples)
+    for index, layer in enumerate(network.layers[:-1]):
+        _, expected = torch.func.jvp(lambda value, end=index + 1: plain_output(network, value, 0, end), (x,), (along,))
+        torch.testing.assert_close(layer.bias.grad, expected[0], rtol=0, atol=0.03 * expected.abs().max().item())
+
+
 def test_mirrored_feedback_learns_the_mean_transposed_jacobian(build, batch):
     network = build(Pepita(feedback="mirrored"), (6, 12, 9, 2))
     optimizer = torch.optim.Adam([network.rule.projection], lr=1e-2)
@@ -99,8 +140,8 @@ def test_mirrored_feedback_learns_the_mean_transposed_jacobian(build, batch):
     assert similarity.min() > 0.95
 
 
-def plain_output(network, x):
-    for layer in network.layers:
+def plain_output(network, x, start=0, end=None):
+    for layer in network.layers[start:end]:
         x = layer.activation.forward(x @ layer.weight.mT + layer.bias)
     return x
 
@@ -141,15 +182,15 @@ def test_the_angle_falls_under_90_degrees_on_teacher_student():
     assert losses["mirrored"][2] < 0.5 * losses["random"][2]
 
 
-@pytest.mark.parametrize("settings", [{}, {"feedback": "mirrored", "centred": True}])
+@pytest.mark.parametrize("settings", [{}, {"feedback": "mirrored", "centred": True}, {"feedback": "sampled"}])
 def test_no_error_no_learning_whatever_its_size_the_same_direction(build, batch, settings):
     network = build(Pepita(**settings))
     x, output_error = batch(network)
     updates = []
     for scale in (0, 1, 1e-6):
-        network.zero_grad()
-        network(x).backward(scale * output_error)
-        updates.append(torch.cat([layer.weight.grad.flatten() for layer in network.layers]))
+        twin = copy.deepcopy(network)  # with the same noise to come
+        twin(x).backward(scale * output_error)
+        updates.append(torch.cat([layer.weight.grad.flatten() for layer in twin.layers]))
     assert not updates[0].any()
     torch.testing.assert_close(updates[2], 1e-6 * updates[1], rtol=1e-8, atol=1e-16)
 
@@ -158,7 +199,7 @@ def test_no_error_no_learning_whatever_its_size_the_same_direction(build, batch,
     ("settings", "message"),
     [
         ({"modulation": 0}, "modulation must be above 0, not 0"),
-        ({"feedback": "mirror"}, "unknown feedback 'mirror'; known: random, mirrored"),
+        ({"feedback": "mirror"}, "unknown feedback 'mirror'; known: random, mirrored, sampled"),
         ({"presynaptic": "both"}, "unknown presynaptic 'both'; known: free, modulated"),
     ],
 )

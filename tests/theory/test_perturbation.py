@@ -15,10 +15,11 @@ from bio_rl import Network
 from bio_rl.rules import Backprop, ForwardGradient, NodePerturbation, Trace, WeightPerturbation
 
 SHAPES = [
-    ((4, 2), "tanh", True, ()),
-    ((5, 8, 3), "softplus", False, (3,)),
-    ((5, 8, 6, 3), "sigmoid", True, (2, 3)),
-    ((3, 9, 4, 7, 5, 2), "elu", True, ()),
+    ((4, 2), "tanh", "identity", True, ()),
+    ((5, 8, 3), "softplus", "sigmoid", False, (3,)),
+    ((5, 8, 6, 3), "sigmoid", "tanh", True, (2, 3)),
+    ((3, 6, 5, 4, 2), "tanh", "softplus", True, ()),
+    ((3, 9, 4, 7, 5, 2), "elu", "identity", True, ()),
 ]
 RULES = [
     lambda **settings: NodePerturbation(noise=1e-5, **settings),
@@ -72,11 +73,11 @@ def test_the_error_of_the_mean_falls_as_one_over_root_draws(build, batch, rule, 
     assert slope == pytest.approx(-0.5, abs=0.06)
 
 
-@pytest.mark.parametrize(("sizes", "activation", "bias", "members"), SHAPES)
+@pytest.mark.parametrize(("sizes", "activation", "output", "bias", "members"), SHAPES)
 @pytest.mark.parametrize("rule", RULES)
-def test_the_mean_over_many_draws_is_backprops_update(build, batch, rule, sizes, activation, bias, members):
+def test_the_mean_over_many_draws_is_backprops_update(build, batch, rule, sizes, activation, output, bias, members):
     draws = 6000
-    network = build(rule(draws=draws, readout="perturbed"), sizes, activation, bias=bias, members=members)
+    network = build(rule(draws=draws, readout="perturbed"), sizes, activation, output, bias, members)
     x, output_error = batch(network, 2)
     exact = updates(with_backprop(network), x, output_error)
     error = (updates(network, x, output_error) - exact).norm(dim=-1) / exact.norm(dim=-1)
@@ -156,15 +157,16 @@ def test_the_change_of_the_loss_is_its_directional_derivative(build, batch, acti
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_an_exact_readout_is_backprops_and_lowers_the_variance_below(build, batch, rule):
-    network = build(rule(draws=4))
+@pytest.mark.parametrize("output", ["identity", "tanh"])
+def test_an_exact_readout_is_backprops_and_lowers_the_variance_below(build, batch, rule, output):
+    network = build(rule(draws=4), output=output)
     x, output_error = batch(network)
     exact = with_backprop(network)
     updates(network, x, output_error)
     updates(exact, x, output_error)
     torch.testing.assert_close(network.layers[-1].weight.grad, exact.layers[-1].weight.grad, rtol=1e-10, atol=1e-12)
     assert not torch.allclose(network.layers[0].weight.grad, exact.layers[0].weight.grad)
-    single = build(rule(draws=1), (4, 3))
+    single = build(rule(draws=1), (4, 3), output=output)
     x, output_error = batch(single)
     torch.testing.assert_close(updates(single, x, output_error), updates(with_backprop(single), x, output_error))
 
