@@ -3,7 +3,7 @@
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -203,7 +203,7 @@ class _Composer:
                 raise UserError(f"{key}: {self._where(path, base)} has no key {name!r}{remedy}")
             path.append(name)
 
-    def _check_study(self, config: DictConfig, choices: DictConfig, lines: Sequence[str]) -> None:
+    def _check_study(self, config: DictConfig, choices: Mapping[str, Any], lines: Sequence[str]) -> None:
         """An experiment's keys must be there without it: any other would have no effect."""
         if (study := choices.get("experiment")) is None:
             return
