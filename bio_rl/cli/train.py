@@ -161,10 +161,15 @@ def _hand_over(arguments: Sequence[str]) -> None:
 
 def _report(result: dict[str, Any], folder: Path) -> None:
     if result["status"] == "done":
-        print(
+        line = (
             f"return {result['return_mean']:.1f} ± {result['return_std']:.1f} in {result['return_episodes']} episodes"
-            f" | bio-rl play {quote(str(folder))} | tensorboard --logdir {quote(folder.parts[0])}"
+            f" | bio-rl play {quote(str(folder))}"
         )
+        if (folder / "tensorboard").exists():
+            # The folder that this run shares with others, where it lies below the current one.
+            runs = folder if folder.is_absolute() else Path(*folder.parts[:1])
+            line += f" | tensorboard --logdir {quote(str(runs))}"
+        print(line)
     else:
         why = f": {result['error'].splitlines()[0]} (see traceback.txt there)" if "error" in result else ""
         print(f"{result['status']} in {folder}{why}", file=sys.stderr)

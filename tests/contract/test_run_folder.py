@@ -44,6 +44,18 @@ def test_a_finished_run_has_every_file_and_every_key(train: Train, capfd: pytest
     assert [len(found["feedback_angle"][name]) for name in ("actor", "critic")] == [2, 2]
 
 
+@pytest.mark.parametrize(("where", "logdir"), [("here/run", "here"), (".", "."), ("{absolute}/run", "{absolute}/run")])
+def test_the_last_line_says_where_the_curves_are(
+    train: Train, capsys: pytest.CaptureFixture, tmp_path_factory: pytest.TempPathFactory, where: str, logdir: str
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    where, logdir = (each.format(absolute=elsewhere) for each in (where, logdir))
+    assert train(f"hydra.run.dir={where}", "logging=tensorboard", "evaluation.interval=0") == 0
+    assert capsys.readouterr().out.endswith(f"| tensorboard --logdir {logdir}\n")
+    assert train(f"hydra.run.dir={where}", "evaluation.interval=0", "overwrite=true") == 0
+    assert "tensorboard" not in capsys.readouterr().out
+
+
 def test_evaluations_are_one_row_an_episode(train: Train) -> None:
     assert train("seed=3") == 0
     with Path("run/evaluations.csv").open() as file:
