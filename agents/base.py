@@ -71,9 +71,9 @@ class RuleAgent(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         **settings: Any,
     ):
-        for name in (rule, critic_rule):
-            if isinstance(name, str):
-                rule_class(name)
+        for given in (rule, rule if critic_rule is None else critic_rule):
+            if not isinstance(given, Rule):
+                rule_class(given)
         own_policy_kwargs = {
             "rule": rule,
             "critic_rule": critic_rule,

@@ -31,9 +31,12 @@ def flatten_observation(env: gym.Env) -> gym.Env:
 
     That is so for a Tuple, for spaces nested in a Dict, for discrete numbers that do not count
     from 0, and for a MultiDiscrete of several dimensions.
+
+    Raises:
+        ValueError: observations that cannot be flattened.
     """
-    space = env.observation_space
-    return FlattenObservation(env) if _can_flatten(space) and not _fits(space) else env
+    _check_observations(env.observation_space)
+    return env if _fits(env.observation_space) else FlattenObservation(env)
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -42,15 +45,11 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     Raises:
         ValueError: naming the space, and what works.
     """
+    _check_observations(observation_space)
     if not _fits(observation_space):
-        if _can_flatten(observation_space):
-            raise ValueError(
-                f"observation space {observation_space} must be flattened before environments are stacked: "
-                "make_vec_env(..., wrapper_class=agents.flatten_observation)"
-            )
         raise ValueError(
-            f"observation space {observation_space} cannot be used; "
-            "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of these can"
+            f"observation space {observation_space} must be flattened before environments are stacked: "
+            "make_vec_env(..., wrapper_class=agents.flatten_observation)"
         )
     if isinstance(action_space, spaces.Box) and not np.isfinite([action_space.low, action_space.high]).all():
         raise ValueError(f"action space {action_space} has no finite bounds; clip it with gymnasium's RescaleAction")
@@ -58,6 +57,14 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
         raise ValueError(
             f"action space {action_space} cannot be used; Box, Discrete, MultiDiscrete and MultiBinary can, "
             "of one dimension and counted from 0 where they are discrete"
+        )
+
+
+def _check_observations(space: spaces.Space[Any]) -> None:
+    if not _can_flatten(space):
+        raise ValueError(
+            f"observation space {space} cannot be used; "
+            "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of these can"
         )
 
 

@@ -5,7 +5,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from bio_rl.cli.errors import UserError, nearest
 
@@ -59,12 +61,19 @@ def _train(arguments: list[str]) -> int:
     return train(arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose mistakes are one line, as everywhere here; ``--help`` shows the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
 def _play(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="bio-rl play", description="Watch a trained agent act.")
+    parser = _Parser(prog="bio-rl play", description="Watch a trained agent act.")
     parser.add_argument("run_folder", type=Path, help="the folder of a finished run")
     parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="write a video instead of opening a window")
-    parser.add_argument("--episodes", type=_count, default=1, help="how many (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default: 0)")
+    parser.add_argument("--episodes", type=partial(_whole, least=1), default=1, help="how many (default: 1)")
+    parser.add_argument("--seed", type=partial(_whole, least=0), default=0, help="of the first episode (default: 0)")
     options = parser.parse_args(arguments)
 
     from bio_rl.cli.play import play
@@ -72,14 +81,14 @@ def _play(arguments: list[str]) -> int:
     return play(options.run_folder, options.video, options.episodes, options.seed)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
 def _rules(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="bio-rl rules", description="The rules and their properties.")
+    parser = _Parser(prog="bio-rl rules", description="The rules and their properties.")
     parser.add_argument("--json", action="store_true", help="as data")
     options = parser.parse_args(arguments)
 

@@ -3,13 +3,14 @@
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -88,6 +89,8 @@ def compose_jobs(args: Namespace) -> list[Job]:
     except (HydraException, OmegaConfBaseException) as error:
         causes = [error] if error.__cause__ is None else [error, error.__cause__]
         raise UserError(": ".join(map(first_line, causes))) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"a config file cannot be read: {error}") from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -129,6 +132,7 @@ class _Composer:
         _remove_hydra(config)
         for key in _missing(config):
             raise UserError(f"{key} has no value; give one, as {key}=...")
+        self._check_study(config, full.hydra.runtime.choices, lines)
         folder = Path(full.hydra.run.dir)
         if mode == RunMode.MULTIRUN:
             folder = Path(full.hydra.sweep.dir, full.hydra.sweep.subdir)
@@ -165,12 +169,12 @@ class _Composer:
             return
         known = self.loader.get_group_options(group)
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
-        for choice in values:
-            is_name = isinstance(choice, str | int | float)
-            if is_name and str(choice) not in known and not str(choice).startswith("$"):
+        for choice in map(_text, values):
+            # A mapping in a group's place is a setting, which Hydra merges into the choice.
+            if choice not in known and not choice.startswith(("$", "{")):
                 key = override.get_key_element().removeprefix("rule@")
-                remedy = nearest(str(choice), known) or f" ({group}/ has {', '.join(known)})"
-                raise UserError(f"{key}={choice}: {group} has no choice {str(choice)!r}{remedy}")
+                remedy = nearest(choice, known) or f" ({group}/ has {', '.join(known)})"
+                raise UserError(f"{key}={choice}: {group} has no choice {choice!r}{remedy}")
 
     def _check_settings(self, overrides: Sequence[Override]) -> None:
         """A setting must exist in the configs that the choices made, and keep its type."""
@@ -195,8 +199,26 @@ class _Composer:
                     raise UserError(f"no setting or group {name!r}{nearest(name, [*known, *self.groups])}")
                 # Hydra's own keys are fixed.
                 remedy = "" if path[0] == "hydra" else f" (+{key}=... adds a new one)"
-                raise UserError(f"{key}: {self._where(path, base)} has no key {name!r}{nearest(name, known)}{remedy}")
+                remedy = nearest(name, known) or remedy
+                raise UserError(f"{key}: {self._where(path, base)} has no key {name!r}{remedy}")
             path.append(name)
+
+    def _check_study(self, config: DictConfig, choices: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """An experiment's keys must be there without it: any other would have no effect."""
+        if (study := choices.get("experiment")) is None:
+            return
+        others = [
+            f"{group}={choice}"
+            for group, choice in choices.items()
+            if choice is not None and not group.startswith(("hydra/", "experiment", "tuned"))
+        ]
+        added = [line for line in lines if line.startswith("+")]
+        base = self._compose([*others, "~experiment", *added], RunMode.RUN)
+        for key in _new_keys(config, base):
+            try:
+                self._check_key(key, base)
+            except UserError as error:
+                raise UserError(f"experiment={study}: {error}") from None
 
     def _where(self, path: Sequence[str], base: DictConfig) -> str:
         if path[0] == "hydra":
@@ -227,6 +249,18 @@ def _missing(node: DictConfig, path: str = "") -> Iterator[str]:
             yield from _missing(node[key], f"{path}{key}.")
 
 
+def _new_keys(node: DictConfig, base: DictConfig, path: str = "") -> Iterator[str]:
+    """The keys that ``base`` has not, without following interpolations; an empty mapping takes any."""
+    known = list(map(str, base))
+    for key in map(str, node):
+        if key not in known:
+            yield path + key
+        elif not (OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)):
+            below, base_below = node[key], base._get_node(key)
+            if isinstance(below, DictConfig) and isinstance(base_below, DictConfig) and len(base_below):
+                yield from _new_keys(below, base_below, f"{path}{key}.")
+
+
 def _check_type(key: str, default: Any, value: Any) -> None:
     if default is None or (isinstance(value, str) and value.startswith("$")):
         return
@@ -247,7 +281,8 @@ def _same_type(default: Any, value: Any, key: str) -> bool:
         return isinstance(value, str | int | float)
     if isinstance(default, ListConfig):
         return isinstance(value, list) and all(_same_type(default[0], each, key) for each in value if len(default))
-    return value is None or isinstance(value, dict)
+    # null in the place of an object is none; in the place of settings it would be none to read.
+    return isinstance(value, dict) or (value is None and "_target_" in default)
 
 
 def _type_name(default: Any, key: str) -> str:
@@ -263,4 +298,6 @@ def _type_name(default: Any, key: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return str(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value).replace(" ", "")
+    """A value as one writes it on the command line."""
+    text = str(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value).replace(" ", "")
+    return {"None": "null", "True": "true", "False": "false"}.get(text, text)

@@ -19,5 +19,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error says before it goes on about itself."""
+    # These two say a key or an index, and not what is wrong with it.
+    name = f"{type(error).__name__}: " if type(error) in (KeyError, IndexError) else ""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return name + lines[0] if lines else type(error).__name__

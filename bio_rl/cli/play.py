@@ -1,10 +1,13 @@
 """``bio-rl play``: a trained agent acts, in a window or into a video file."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import yaml
 from gymnasium.error import DependencyNotInstalled
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,7 +37,10 @@ def play(run_folder: Path, video: Path | None, episodes: int, seed: int) -> int:
     if video is not None:
         _check_video(video)
     env = _make(config, "human" if video is None else "rgb_array")
-    agent = load_model(run_folder / "model", env)
+    try:
+        agent = load_model(run_folder / "model", env)
+    except Exception as error:  # each file of the folder has its own
+        raise UserError(f"the model in {run_folder} cannot be loaded: {first_line(error)}") from error
     frames: list[np.ndarray] = []
     for number in range(episodes):
         episode_return = _episode(agent, seed + number, None if video is None else frames)
@@ -54,7 +60,12 @@ def _config(run_folder: Path) -> DictConfig:
         raise UserError(f"{run_folder} is not the folder of a run")
     if not (run_folder / "model" / "policy.yaml").is_file():
         raise UserError(f"{run_folder} has no model to play: the run's status is {result['status']!r}")
-    config = OmegaConf.load(config_file)
+    try:
+        config = OmegaConf.load(config_file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{config_file} cannot be read: {error}") from error
+    if "env" not in config:
+        raise UserError(f"{config_file} is not the config of a run")
     assert isinstance(config, DictConfig)
     return config
 
@@ -65,14 +76,22 @@ def _make(config: DictConfig, render_mode: str) -> gymnasium.Env:
     except DependencyNotInstalled as error:
         extra = config.env.extra
         raise UserError(f'pip install "bio-rl[{extra}]"' if extra else first_line(error)) from error
-    except gymnasium.error.Error as error:
-        raise UserError(first_line(error)) from error
+    except Exception as error:  # each environment has its own
+        raise UserError(f"{config.env.id} cannot be made: {first_line(error)}") from error
     if render_mode == "human":
         try:
             env.reset()
         except Exception as error:  # each simulator has its own
             raise UserError(f"no window can be opened ({first_line(error)}); --video FILE.mp4 needs none") from error
+        if _is_invisible():
+            raise UserError("no window can be opened (there is no screen); --video FILE.mp4 needs none")
     return env
+
+
+def _is_invisible() -> bool:
+    """Whether the simulator is pygame, which without a screen draws where nobody sees it and says nothing."""
+    pygame = sys.modules.get("pygame")
+    return pygame is not None and pygame.display.get_init() and pygame.display.get_driver() in ("offscreen", "dummy")
 
 
 def _check_video(video: Path) -> None:
@@ -80,8 +99,8 @@ def _check_video(video: Path) -> None:
         import moviepy  # noqa: F401
     except ImportError as error:
         raise UserError('writing a video needs moviepy: pip install "bio-rl[video]"') from error
-    if video.suffix != ".mp4" or not video.absolute().parent.is_dir():
-        raise UserError(f"--video {video}: give the name of an .mp4 file in a folder that exists")
+    if video.suffix != ".mp4" or not os.access(video.absolute().parent, os.W_OK):
+        raise UserError(f"--video {video}: give the name of an .mp4 file in a folder that can be written")
 
 
 def _episode(agent: RuleAgent, seed: int, frames: list[np.ndarray] | None) -> float:

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from argparse import Namespace
+from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -42,9 +42,21 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """The arguments as Hydra understands them: ``overrides``, and as they were the others, ``flags``."""
+    """The arguments as Hydra understands them: ``overrides``, and as they were the others, ``flags``.
+
+    Raises:
+        UserError: an option that there is not, lacks its value, or cannot be used here.
+    """
     parser = get_args_parser()
-    args, unknown = parser.parse_known_intermixed_args(list(arguments))
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_intermixed_args(list(arguments))
+    except ArgumentError as error:
+        raise UserError(str(error)) from error
+    if args.config_path is not None:
+        raise UserError("--config-path would take the place of bio-rl's own configs; --config-dir adds yours to them")
+    if args.resolve and not (args.cfg or args.help):
+        raise UserError("--resolve says how --cfg or --help show the config; give one of them too")
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"no option {unknown[0]}{nearest(unknown[0], flags)}")
@@ -110,7 +122,11 @@ def check_build(job: Job) -> None:
         cause = error
         while isinstance(cause, InstantiationException) and isinstance(cause.__cause__, Exception):
             cause = cause.__cause__
-        raise UserError(first_line(cause)) from error
+        message = first_line(cause)
+        if message.endswith(":") and cause.__cause__ is not None:
+            # As Hydra writes what it cannot import.
+            message += f" {first_line(cause.__cause__)}"
+        raise UserError(message) from error
 
 
 def run_job(config: DictConfig) -> None:
@@ -145,12 +161,17 @@ def _hand_over(arguments: Sequence[str]) -> None:
 
 def _report(result: dict[str, Any], folder: Path) -> None:
     if result["status"] == "done":
-        print(
+        line = (
             f"return {result['return_mean']:.1f} ± {result['return_std']:.1f} in {result['return_episodes']} episodes"
-            f" | bio-rl play {quote(str(folder))} | tensorboard --logdir {quote(folder.parts[0])}"
+            f" | bio-rl play {quote(str(folder))}"
         )
+        if (folder / "tensorboard").exists():
+            # The folder that this run shares with others, where it lies below the current one.
+            runs = folder if folder.is_absolute() else Path(*folder.parts[:1])
+            line += f" | tensorboard --logdir {quote(str(runs))}"
+        print(line)
     else:
-        why = f": {result['error']} (see traceback.txt there)" if "error" in result else ""
+        why = f": {result['error'].splitlines()[0]} (see traceback.txt there)" if "error" in result else ""
         print(f"{result['status']} in {folder}{why}", file=sys.stderr)
 
 

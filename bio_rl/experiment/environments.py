@@ -21,7 +21,10 @@ def make_env(config: DictConfig, render_mode: str | None = None) -> gymnasium.En
         gymnasium.error.Error: an unknown id, or a simulator that is not installed.
     """
     kwargs: dict[str, Any] = OmegaConf.to_container(config.kwargs)  # type: ignore[assignment]
-    env = gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, render_mode=render_mode, **kwargs)
+    if render_mode is not None:
+        # Named only where it is wanted: an environment that draws nothing need not know the argument.
+        kwargs["render_mode"] = render_mode
+    env = gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
     if env.spec is None or env.spec.max_episode_steps is None:
         env = TimeLimit(env, LONGEST_EPISODE)
     return env if config.wrapper is None else instantiate(config.wrapper)(env)

@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -118,14 +119,17 @@ def train(config: DictConfig, folder: Path, names: Mapping[str, Any], result: di
 
 
 def check(config: DictConfig) -> None:
-    """Build in memory all that a run of this config will build; nothing is written.
+    """Build in memory all that a run of this config will build, and save it where nothing stays.
 
     Raises:
         Exception: whatever a setting, the environment, the rule or the agent has against it.
     """
     check_settings(config)
     envs = training_envs(config.env, config.agent.get("gamma", 1.0))
-    build_agent(config, envs)
+    agent = build_agent(config, envs)
+    # A rule that cannot be saved would say so after the training only.
+    with TemporaryDirectory() as folder:
+        get_method(SAVE_MODEL)(agent, Path(folder))
     envs.close()
 
 

@@ -1,5 +1,6 @@
 """What the numbers of a config may be, beyond what agents and rules check themselves."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -7,22 +8,24 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class Range(NamedTuple):
-    """A number between two bounds, whole or not; ``exclusive`` leaves out the lower one."""
+    """A finite number between two bounds, whole or not; ``exclusive`` leaves out the lower one."""
 
     low: float
-    high: float = float("inf")
+    high: float = math.inf
     whole: bool = True
     exclusive: bool = False
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
+        if not math.isfinite(value):
+            return False
         return (self.low < value if self.exclusive else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         bounds = f"above {self.low:g}" if self.exclusive else f"of at least {self.low:g}"
-        return f"{kind} {bounds}" + (f" and at most {self.high}" if self.high < float("inf") else "")
+        return f"{kind} {bounds}" + (f" and at most {self.high}" if self.high < math.inf else "")
 
 
 POSITIVE = Range(0, whole=False, exclusive=True)
@@ -39,6 +42,10 @@ RANGES = {
     "logging.interval": Range(1),
     "optimizer.learning_rate": POSITIVE,
     "optimizer.critic_learning_rate": POSITIVE,
+    "optimizer.eps": Range(0, whole=False),
+    "optimizer.weight_decay": Range(0, whole=False),
+    "optimizer.momentum": Range(0, whole=False),
+    "optimizer.alpha": FRACTION,
     "agent.n_steps": Range(1),
     "agent.n_epochs": Range(1),
     "agent.batch_size": Range(2),
@@ -50,20 +57,35 @@ RANGES = {
     "agent.vf_coef": Range(0, whole=False),
     "agent.max_grad_norm": POSITIVE,
     "agent.target_kl": POSITIVE,
+    "agent.n_episodes": Range(1),
+    "agent.sde_sample_freq": Range(-1),
 }
+SCHEDULED = ("optimizer.learning_rate", "agent.clip_range", "agent.clip_range_vf")
+"""May also be a schedule, ``lin_<number>``."""
 
 
 def check_settings(config: DictConfig) -> None:
     """Raise a ValueError for a setting that is out of range."""
     for key, allowed in RANGES.items():
         value = OmegaConf.select(config, key)
-        if value is not None and _number(value) not in allowed:
+        number = _scheduled(value) if key in SCHEDULED else value
+        if value is not None and number not in allowed:
             raise ValueError(f"{key}={value}: {key} must be {allowed}")
-    if str(config.device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={config.device}: torch sees no GPU here; device=cpu works")
+    betas = OmegaConf.select(config, "optimizer.betas")
+    if betas is not None and not (len(betas) == 2 and all(beta in FRACTION for beta in betas)):
+        raise ValueError(f"optimizer.betas={betas}: optimizer.betas must be two numbers from 0 to 1")
+    if config.device != "auto":
+        _check_device(config.device)
 
 
-def _number(value: object) -> object:
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # each backend has its own
+        raise ValueError(f"device={device}: torch has no such device here; device=cpu works") from error
+
+
+def _scheduled(value: object) -> object:
     """The number in a schedule such as ``lin_0.001``; any other value as it is."""
     if isinstance(value, str) and value.startswith("lin_"):
         try:

@@ -25,6 +25,10 @@ def rule_class(name: str) -> type[Rule]:
     Raises:
         ValueError: there is no such rule, or what has the name is none.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"{name!r} is not a rule: give a name, module:Class, or an object of a subclass of bio_rl.Rule"
+        )
     module_name, _, class_name = name.partition(":") if ":" in name else (f"{__name__}.{name}", "", _class_name(name))
     try:
         found = getattr(import_module(module_name), class_name)

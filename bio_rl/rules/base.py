@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
@@ -166,11 +167,11 @@ def random_feedback(rule: Rule, like: Tensor, rows: int, columns: int, scale: fl
 
 
 def check_positive(**settings: float) -> None:
-    """Refuse a setting that is not above 0, by its name.
+    """Refuse a setting that is not finite and above 0, by its name.
 
     Raises:
         ValueError: naming the setting and its value.
     """
     for name, value in settings.items():
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0, not {value}")

@@ -144,9 +144,9 @@ class Gated(Rule):
         settings: the inner rule's own.
 
     Raises:
-        ValueError: an unknown ``rule`` or ``gate``, a gate around a gate, settings that the inner
-            rule does not take, a ``rate`` outside (0, 1], or a window that is empty or longer than
-            its period.
+        ValueError: an unknown ``rule`` or ``gate``, a gate around a gate, settings that are no
+            mapping or that the inner rule does not take, a ``rate`` outside (0, 1], or a window
+            that is empty or longer than its period.
     """
 
     paper = "Frémaux & Gerstner 2016, Neuromodulated STDP, and theory of three-factor learning rules"
@@ -167,6 +167,8 @@ class Gated(Rule):
             raise ValueError(f"rate must be above 0 and at most 1, not {rate}")
         if not 0 < window <= period:
             raise ValueError(f"window must be at least 1 and at most the period, {period}, not {window}")
+        if not isinstance(settings, Mapping | None):
+            raise ValueError(f"settings must be a mapping, such as {{decay: 0.1}}, not {settings!r}")
         self.rule = rule
         self.gate = gate
         self.rate = rate

@@ -321,6 +321,8 @@ def test_linear_networks_work():
     [
         ({"rule": "no_such_rule"}, "unknown rule 'no_such_rule'"),
         ({"critic_rule": "no_such_rule"}, "unknown rule"),
+        ({"rule": torch.nn.Tanh()}, r"Tanh\(\) is not a rule"),
+        ({"critic_rule": 3}, "3 is not a rule"),
         ({"activation": "swish"}, "unknown activation 'swish'"),
         ({"hidden": (64, 0)}, r"hidden must .* not \[64, 0\]"),
         ({"optimizer": "adamw"}, "unknown optimizer 'adamw'; known: adam, rmsprop, sgd"),

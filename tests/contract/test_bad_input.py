@@ -19,6 +19,9 @@ from bio_rl.cli import main
         ("train rul=backprop", "did you mean 'rule'"),
         ("train rule=backprp", "did you mean 'backprop'"),
         ("train env=3", "env has no choice '3'"),
+        ("train rule=null", "rule has no choice 'null'"),
+        ("train critic_rule=null", "rule has no choice 'null'"),
+        ("train rule=[backprop,readout]", "rule has no choice"),
         ("train critic_rule=readuot", "critic_rule=readuot: rule has no choice 'readuot'; did you mean 'readout'"),
         ("train -m rule=backprop,readot", "did you mean 'readout'"),
         ("train rule=backprop,readout", "add -m"),
@@ -32,6 +35,16 @@ from bio_rl.cli import main
         ("train optimizer.learning_rate=fast", "must be a number"),
         ("train optimizer.learning_rate=lin_x", "must be a number above 0"),
         ("train optimizer.learning_rate=0", "must be a number above 0"),
+        ("train optimizer.learning_rate=inf", "must be a number above 0"),
+        ("train optimizer.critic_learning_rate=lin_0.1", "critic_learning_rate must be a number above 0"),
+        ("train agent.target_kl=lin_0.1", "agent.target_kl must be a number above 0"),
+        ("train optimizer.betas=[0.9]", "optimizer.betas must be two numbers"),
+        ("train evaluation=null", "evaluation must be a mapping"),
+        ("train env.kwargs=null", "env.kwargs must be a mapping"),
+        ("train seed=null", "seed=null: seed must be a whole number"),
+        ("train device=banana", "device=banana: torch has no such device here"),
+        ("train rule=feedback_alignment rule.feedback_scale=inf", "feedback_scale must be above 0, not inf"),
+        ("train rule=gated rule.settings=3", "settings must be a mapping"),
         ("train env.timesteps=1e5", "must be a whole number"),
         ("train env.n_envs=0", "env.n_envs must be a whole number of at least 1"),
         ("train agent.gamma=1.5", "at most 1"),
@@ -66,6 +79,10 @@ from bio_rl.cli import main
         ("train env=gymnasium env.id=no_such_module:Task-v0", "no_such_module"),
         ("train env=gymnasium env.id=Blackjack-v1 env.wrapper=null", "observation space"),
         ("train --config-dir nowhere", "no folder 'nowhere'"),
+        ("train --config-dir", "--config-dir/-cd: expected one argument"),
+        ("train --config-path /", "--config-dir adds yours"),
+        ("train --resolve", "--cfg or --help"),
+        ("train --cfg everything", "invalid choice: 'everything'"),
         ("train hydra.run.dir=/dev/null/run", "cannot be written"),
         ("train hydra.run.dirr=x", "hydra.run has no key 'dirr'; did you mean 'dir'"),
         ("train -m hydra.swep.dir=x", "hydra has no key 'swep'; did you mean 'sweep'"),
@@ -73,6 +90,10 @@ from bio_rl.cli import main
         ("train hydra/launcher=basci", "did you mean 'basic'"),
         ("train hydra.job.chdir=maybe", "not a valid bool"),
         ("play nowhere", "no folder 'nowhere'"),
+        ("play", "required: run_folder"),
+        ("play nowhere --seed -1", "'-1' is not a whole number of at least 0"),
+        ("play nowhere --episodes 0", "'0' is not a whole number of at least 1"),
+        ("rules --jsno", "unrecognized arguments: --jsno"),
     ],
 )
 def test_one_line_exit_code_2_nothing_written(
@@ -85,6 +106,61 @@ def test_one_line_exit_code_2_nothing_written(
     assert err.startswith("bio-rl")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+MINE = {
+    "mine.py": (
+        "import gymnasium\n"
+        "class NoRule: pass\n"
+        "class Talks(gymnasium.Env):\n"
+        "    observation_space, action_space = gymnasium.spaces.Text(5), gymnasium.spaces.Discrete(2)\n"
+        "gymnasium.register('Talks-v0', Talks)\n"
+    ),
+    "broken.py": "import nowhere_to_be_found\n",
+    "forgetful.py": (
+        "from bio_rl.rules import Backprop\n"
+        "class Forgetful(Backprop):\n"
+        "    def __init__(self, scale=1.0): super().__init__()\n"
+    ),
+    "conf/rule/unreadable.yaml": "_target_: mine.Rule\n  scale: 1\n",
+    "conf/rule/not_utf8.yaml": "# \udce9\n",
+    "conf/rule/broken.yaml": "_target_: broken.Rule\n",
+    "conf/rule/no_rule.yaml": "_target_: mine.NoRule\n",
+    "conf/rule/no_target.yaml": "scale: 1\n",
+    "conf/rule/forgetful.yaml": "_target_: forgetful.Forgetful\nscale: 1.0\n",
+    "conf/experiment/no_group.yaml": "# @package _global_\noptimiser: {learning_rate: 1}\n",
+    "conf/experiment/no_key.yaml": "# @package _global_\nenv: {timestep: 10}\n",
+}
+"""A user's own files, each with a mistake, by their path."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("rule=unreadable", 'cannot be read: mapping values are not allowed here in "'),
+        ("rule=not_utf8", "cannot be read: 'utf-8' codec"),
+        ("rule=broken", "Error loading 'broken.Rule': No module named 'nowhere_to_be_found'"),
+        ("rule=no_rule", "is not a rule"),
+        ("rule=no_target", "{'scale': 1} is not a rule"),
+        ("rule=forgetful", "Forgetful cannot be saved: it must keep its setting 'scale'"),
+        ("experiment=no_group", "experiment=no_group: no setting or group 'optimiser'; did you mean 'optimizer'"),
+        ("experiment=no_key", "(env/cartpole.yaml) has no key 'timestep'; did you mean 'timesteps'"),
+        ("env=gymnasium env.id=mine:Talks-v0", "observation space Text"),
+    ],
+)
+def test_a_mistake_in_files_of_ones_own(
+    arguments: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in MINE.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, errors="surrogateescape")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["train", "--config-dir", "conf", *arguments.split()]) == 2
+    err = capsys.readouterr().err
+    assert expected in err
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
 
 
 def test_a_missing_simulator_names_the_pip_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -44,6 +44,18 @@ def test_a_finished_run_has_every_file_and_every_key(train: Train, capfd: pytest
     assert [len(found["feedback_angle"][name]) for name in ("actor", "critic")] == [2, 2]
 
 
+@pytest.mark.parametrize(("where", "logdir"), [("here/run", "here"), (".", "."), ("{absolute}/run", "{absolute}/run")])
+def test_the_last_line_says_where_the_curves_are(
+    train: Train, capsys: pytest.CaptureFixture, tmp_path_factory: pytest.TempPathFactory, where: str, logdir: str
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    where, logdir = (each.format(absolute=elsewhere) for each in (where, logdir))
+    assert train(f"hydra.run.dir={where}", "logging=tensorboard", "evaluation.interval=0") == 0
+    assert capsys.readouterr().out.endswith(f"| tensorboard --logdir {logdir}\n")
+    assert train(f"hydra.run.dir={where}", "evaluation.interval=0", "overwrite=true") == 0
+    assert "tensorboard" not in capsys.readouterr().out
+
+
 def test_evaluations_are_one_row_an_episode(train: Train) -> None:
     assert train("seed=3") == 0
     with Path("run/evaluations.csv").open() as file:
@@ -143,18 +155,40 @@ def test_play_shows_the_agent_that_was_evaluated(train: Train, capsys: pytest.Ca
 def test_play_says_what_it_lacks(train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert train("rule=misbehaving", "rule.how=overflows", "hydra.run.dir=diverged") == 1
     assert train("evaluation.interval=0", "hydra.run.dir=done") == 0
-    monkeypatch.setenv("SDL_VIDEODRIVER", "no such driver")
     Path("empty").mkdir()
-    for folder, reason in (
-        ("diverged", "no model to play: the run's status is 'diverged'"),
-        ("done", "no window can be opened"),
-        ("empty", "not the folder of a run"),
+    for folder, driver, reason in (
+        ("diverged", "", "no model to play: the run's status is 'diverged'"),
+        ("done", "no such driver", "no window can be opened"),
+        ("done", "offscreen", "no window can be opened (there is no screen)"),
+        ("empty", "", "not the folder of a run"),
     ):
+        monkeypatch.setenv("SDL_VIDEODRIVER", driver)
         capsys.readouterr()
         assert main(["play", folder]) == 2
         err = capsys.readouterr().err
         assert reason in err
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        (".hydra/config.yaml", "env: [", "config.yaml cannot be read"),
+        (".hydra/config.yaml", "a: 1", "config.yaml is not the config of a run"),
+        ("model/policy.yaml", "agent: [", "the model in run cannot be loaded"),
+        ("model/policy.safetensors", "x", "the model in run cannot be loaded"),
+    ],
+)
+def test_play_says_which_file_is_broken(
+    train: Train, capsys: pytest.CaptureFixture, file: str, content: str, expected: str
+) -> None:
+    assert train("env.timesteps=32", "evaluation.interval=0") == 0
+    Path("run", file).write_text(content)
+    capsys.readouterr()
+    assert main(["play", "run", "--video", "it.mp4"]) == 2
+    err = capsys.readouterr().err
+    assert expected in err
+    assert err.count("\n") == 1
 
 
 def test_a_failed_run_says_so_and_keeps_what_there_is(train: Train, capsys: pytest.CaptureFixture) -> None:
