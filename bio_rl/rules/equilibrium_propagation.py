@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Dense, Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, random_feedback
+from bio_rl.rules.base import Rule, Trace, check_not_negative, check_positive, random_feedback
 from bio_rl.rules.errors import unit_error
 from bio_rl.rules.kolen_pollack import learn_alike
-from bio_rl.rules.relaxation import add_product, relax, response, squared_spectral_norm
+from bio_rl.rules.relaxation import add_product, check_steps, relax, response, squared_spectral_norm
 
 Nudging = Literal["symmetric", "one_sided"]
 Feedback = Literal["tied", "learnt"]
@@ -90,11 +90,9 @@ class EquilibriumPropagation(Rule):
             raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, not {feedback!r}")
         if not 0 < kappa < 0.25:
             raise ValueError(f"kappa must be above 0 and below 0.25, not {kappa}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
+        check_steps(steps)
         check_positive(nudge=nudge, tolerance=tolerance)
-        if decay < 0:
-            raise ValueError(f"decay must be 0 or more, not {decay}")
+        check_not_negative(decay=decay)
         self.nudging = nudging
         self.feedback = feedback
         self.kappa = kappa
