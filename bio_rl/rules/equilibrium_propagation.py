@@ -21,10 +21,13 @@ class EquilibriumPropagation(Rule):
     """Hidden layers excite each other in both directions and settle; the agent acts on where they settle.
 
     Activities ``s_l = f(z_l)`` go to the minimum of the layered energy
-    ``E = sum_l c_l (G(s_l) - s_l . (W_l s_(l-1) + b_l))`` with ``G' = f^-1`` (Scellier & Bengio
-    2017, eq. 1, for a chain of layers) and ``c_(l+1) / c_l = k_l``. That is the fixed point of ::
+    ``E = sum_l c_l (G(s_l) - s_l . (W_l s_(l-1) + b_l))`` with ``G' = f^-1`` and ``c_(l+1) / c_l = k_l``:
+    Hopfield's (1984) for a chain of layers. With ``|z|^2 / 2`` in place of G, as in Scellier & Bengio
+    2017, eq. 1, slopes would enter the dynamics. Here the minimum is the fixed point of ::
 
         z_l = W_l s_(l-1) + b_l + k_l W_(l+1)^T s_(l+1)
+
+    A sweep sets one layer after the other to the minimum given its neighbours: with tied feedback, none raises E.
 
     The read-out ``y = W_L s_(L-1) + b_L`` is no part of the energy and sends nothing back while the
     network acts (Laborieux et al. 2021, section 2.3). For learning, ``- nudge * W_L^T d`` joins the last
