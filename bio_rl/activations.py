@@ -4,6 +4,11 @@ Every activation here is monotone, so its derivative at the drive can be read of
 ``slope(activity)`` is d activity / d drive. A trace therefore stores activities only, and costs
 no more memory than what autograd would have kept.
 
+Monotone with a slope is also all that the rules' theories ask for: an energy may have the
+integral of an activation's inverse in it (equilibrium propagation; where the activation is flat,
+the energy's wall), and a learnt inverse may miss what it cannot know (target propagation corrects
+for it). So every rule takes every activation here, and a layer refuses all others by their name.
+
 Every method takes torch's ``out=``: the tensor that receives the result, so that a sweep may
 reuse memory. All tensors of one call share one shape.
 """

@@ -175,3 +175,14 @@ def check_positive(**settings: float) -> None:
     for name, value in settings.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0, not {value}")
+
+
+def check_not_negative(**settings: float) -> None:
+    """Refuse a setting that is below 0, by its name.
+
+    Raises:
+        ValueError: naming the setting and its value.
+    """
+    for name, value in settings.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be 0 or more, not {value}")

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, descend, local_updates, random_feedback
+from bio_rl.rules.base import Rule, Trace, check_not_negative, check_positive, descend, local_updates, random_feedback
 from bio_rl.rules.errors import Divergence, matched, unit_error
 from bio_rl.rules.local_jacobians import jacobian_updates
-from bio_rl.rules.relaxation import add_product, relax
+from bio_rl.rules.relaxation import add_product, check_steps, relax
 
 Feedback = Literal["learnt", "transpose"]
 
@@ -77,12 +77,8 @@ class DeepFeedbackControl(Rule):
         super().__init__()
         if feedback not in get_args(Feedback):
             raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, not {feedback!r}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
-        if tolerance < 0:
-            raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
-        if alpha < 0:
-            raise ValueError(f"alpha must be 0 or more, not {alpha}")
+        check_steps(steps)
+        check_not_negative(tolerance=tolerance, alpha=alpha)
         if not 0 <= proportional <= 1:
             raise ValueError(f"proportional must lie between 0 and 1, not {proportional}")
         check_positive(nudge=nudge, noise=noise)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Dense, Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, random_feedback
+from bio_rl.rules.base import Rule, Trace, check_not_negative, check_positive, random_feedback
 from bio_rl.rules.errors import unit_error
 from bio_rl.rules.kolen_pollack import learn_alike
-from bio_rl.rules.relaxation import add_product, relax, response, squared_spectral_norm
+from bio_rl.rules.relaxation import add_product, check_steps, relax, response, squared_spectral_norm
 
 Nudging = Literal["symmetric", "one_sided"]
 Feedback = Literal["tied", "learnt"]
@@ -21,10 +21,13 @@ class EquilibriumPropagation(Rule):
     """Hidden layers excite each other in both directions and settle; the agent acts on where they settle.
 
     Activities ``s_l = f(z_l)`` go to the minimum of the layered energy
-    ``E = sum_l c_l (G(s_l) - s_l . (W_l s_(l-1) + b_l))`` with ``G' = f^-1`` (Scellier & Bengio
-    2017, eq. 1, for a chain of layers) and ``c_(l+1) / c_l = k_l``. That is the fixed point of ::
+    ``E = sum_l c_l (G(s_l) - s_l . (W_l s_(l-1) + b_l))`` with ``G' = f^-1`` and ``c_(l+1) / c_l = k_l``:
+    Hopfield's (1984) for a chain of layers. With ``|z|^2 / 2`` in place of G, as in Scellier & Bengio
+    2017, eq. 1, slopes would enter the dynamics. Here the minimum is the fixed point of ::
 
         z_l = W_l s_(l-1) + b_l + k_l W_(l+1)^T s_(l+1)
+
+    A sweep sets one layer after the other to the minimum given its neighbours: with tied feedback, none raises E.
 
     The read-out ``y = W_L s_(L-1) + b_L`` is no part of the energy and sends nothing back while the
     network acts (Laborieux et al. 2021, section 2.3). For learning, ``- nudge * W_L^T d`` joins the last
@@ -90,11 +93,9 @@ class EquilibriumPropagation(Rule):
             raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, not {feedback!r}")
         if not 0 < kappa < 0.25:
             raise ValueError(f"kappa must be above 0 and below 0.25, not {kappa}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
+        check_steps(steps)
         check_positive(nudge=nudge, tolerance=tolerance)
-        if decay < 0:
-            raise ValueError(f"decay must be 0 or more, not {decay}")
+        check_not_negative(decay=decay)
         self.nudging = nudging
         self.feedback = feedback
         self.kappa = kappa

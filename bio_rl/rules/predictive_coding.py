@@ -10,7 +10,7 @@ from bio_rl.layers import Updates
 from bio_rl.network import Network
 from bio_rl.rules.base import Rule, Trace, check_positive
 from bio_rl.rules.errors import unit_error
-from bio_rl.rules.relaxation import add_product, relax, squared_spectral_norm
+from bio_rl.rules.relaxation import add_product, check_steps, relax, squared_spectral_norm
 
 Variant = Literal["inference", "fixed_prediction", "incremental", "error_based"]
 
@@ -84,8 +84,7 @@ class PredictiveCoding(Rule):
         super().__init__()
         if variant not in get_args(Variant):
             raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, not {variant!r}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
+        check_steps(steps)
         if not 0 < step_size <= 1:
             raise ValueError(f"step_size must be above 0 and at most 1, not {step_size}")
         check_positive(nudge=nudge, tolerance=tolerance)

@@ -56,6 +56,16 @@ def relax(rule: str, sweep: Callable[[], Sequence[Tensor]], steps: int, toleranc
     return steps
 
 
+def check_steps(steps: int) -> None:
+    """Refuse a number of sweeps below 1.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+
+
 def add_product(base: Tensor, signal: Tensor, weight: Tensor, *, out: Tensor, scale: float = 1.0) -> Tensor:
     """``base + scale * signal @ weight`` as one matrix product.
 

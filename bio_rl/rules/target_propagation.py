@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Dense, Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, local_updates, random_feedback
+from bio_rl.rules.base import Rule, Trace, check_not_negative, check_positive, local_updates, random_feedback
 from bio_rl.rules.errors import matched, unit_error
 from bio_rl.rules.local_jacobians import jacobian_updates
 
@@ -61,8 +61,7 @@ class TargetPropagation(Rule):
         if variant not in get_args(Variant):
             raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, not {variant!r}")
         check_positive(noise=noise, nudge=nudge)
-        if damping < 0:
-            raise ValueError(f"damping must be 0 or more, not {damping}")
+        check_not_negative(damping=damping)
         self.variant = variant
         self.noise = noise
         self.nudge = nudge

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -44,6 +45,42 @@ def test_an_update_needs_no_more_memory_than_autograds(rule, width, depth, batch
         update_cost.peak_bytes(update_cost.one_update(model, x, output_error)) for model in (network, plain)
     )
     assert ours <= autograds
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        ("predictive_coding", {"variant": "inference"}),
+        ("predictive_coding", {"variant": "incremental"}),
+        ("predictive_coding", {"variant": "error_based"}),
+        ("equilibrium_propagation", {"nudging": "symmetric"}),
+        ("equilibrium_propagation", {"nudging": "one_sided"}),
+        ("equilibrium_propagation", {"feedback": "learnt"}),
+        ("deep_feedback_control", {"feedback": "learnt"}),
+        ("deep_feedback_control", {"feedback": "transpose"}),
+    ],
+)
+def test_memory_does_not_grow_with_the_steps_of_a_relaxation(rule, settings):
+    """Of all but ``fixed_prediction``, which is done after as many steps as there are layers."""
+    few, many = (relaxation_cost(rule, steps, settings) for steps in (4, 40))
+    assert many.memory == few.memory
+    assert many.flops > few.flops, "the first stopped early"
+
+
+class RelaxationCost(NamedTuple):
+    memory: int
+    flops: int
+
+
+def relaxation_cost(rule, steps, settings):
+    """One update's memory and arithmetic where no tolerance ends a relaxation before its last step."""
+    torch.manual_seed(0)
+    network = Network.from_sequential(
+        update_cost.plain_network(32, 4), make_rule(rule, steps=steps, tolerance=1e-30, **settings)
+    ).double()
+    x, output_error = torch.randn(2, 16, 32, dtype=torch.float64)
+    update = update_cost.one_update(network, x, output_error)
+    return RelaxationCost(update_cost.peak_bytes(update), update_cost.matrix_flops(update))
 
 
 def test_peak_memory_counts_what_is_alive_together():

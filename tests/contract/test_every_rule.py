@@ -1,6 +1,8 @@
 """What every rule owes its users, whatever its theory: a new rule is held to it by its file alone."""
 
 import copy
+import inspect
+from typing import get_args
 
 import pytest
 import torch
@@ -8,10 +10,22 @@ import torch
 from agents import PPO
 from bio_rl.rules import make_rule, rule_class, rule_names
 
-DRAW_NO_NOISE = [name for name in rule_names() if rule_class(name).ngrad != "perturbation"]
+
+def variants(name):
+    """The rule as it is shipped, and with each other word that one of its settings may be."""
+    yield pytest.param(name, {}, id=name)
+    for setting, parameter in inspect.signature(rule_class(name), eval_str=True).parameters.items():
+        for word in get_args(parameter.annotation):
+            if isinstance(word, str) and word != parameter.default:
+                yield pytest.param(name, {setting: word}, id=f"{name}-{word}")
+
+
+EVERY_RULE = [variant for name in rule_names() for variant in variants(name)]
+
+DRAW_NO_NOISE = [each for each in EVERY_RULE if rule_class(each.values[0]).ngrad != "perturbation"]
 
 # A rule that reads a mean over the batch says so.
-SAMPLE_BY_SAMPLE = [name for name in rule_names() if "over the batch" not in rule_class(name).nonlocal_scalars]
+SAMPLE_BY_SAMPLE = [each for each in EVERY_RULE if "over the batch" not in rule_class(each.values[0]).nonlocal_scalars]
 
 
 def updates_of(network, x, output_error):
@@ -23,16 +37,16 @@ def updates_of(network, x, output_error):
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
 
 
-@pytest.mark.parametrize("name", rule_names())
-def test_no_error_no_update(build, batch, name):
-    network = build(make_rule(name))
+@pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
+def test_no_error_no_update(build, batch, name, settings):
+    network = build(make_rule(name, **settings))
     x, output_error = batch(network)
     assert all(update.eq(0).all() for update in updates_of(network, x, torch.zeros_like(output_error)))
 
 
-@pytest.mark.parametrize("name", SAMPLE_BY_SAMPLE)
-def test_a_sample_without_an_error_changes_nothing(build, batch, name):
-    network = build(make_rule(name))
+@pytest.mark.parametrize(("name", "settings"), SAMPLE_BY_SAMPLE)
+def test_a_sample_without_an_error_changes_nothing(build, batch, name, settings):
+    network = build(make_rule(name, **settings))
     x, output_error = batch(network)
     output_error[3:] = 0
     learnt = updates_of(network, x, output_error)
@@ -41,26 +55,30 @@ def test_a_sample_without_an_error_changes_nothing(build, batch, name):
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
-@pytest.mark.parametrize("name", rule_names())
-def test_an_update_is_as_large_as_its_error(build, batch, name, scale):
-    network = build(make_rule(name))
+@pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
+def test_an_update_is_as_large_as_its_error(build, batch, name, settings, scale):
+    network = build(make_rule(name, **settings))
     x, output_error = batch(network)
     expected = [scale * update for update in updates_of(network, x, output_error)]
     torch.testing.assert_close(updates_of(network, x, scale * output_error), expected, rtol=1e-6, atol=1e-9 * scale)
 
 
-@pytest.mark.parametrize("name", DRAW_NO_NOISE)
-def test_a_mean_over_equal_samples_is_one_sample(build, batch, name):
-    network = build(make_rule(name))
+@pytest.mark.parametrize(("name", "settings"), DRAW_NO_NOISE)
+def test_a_mean_over_equal_samples_is_one_sample(build, batch, name, settings):
+    network = build(make_rule(name, **settings))
     x, output_error = batch(network, 1)
-    many = updates_of(network, x.repeat(64, 1), output_error.repeat(64, 1) / 64)
+    many = updates_of(network, x.repeat(2048, 1), output_error.repeat(2048, 1) / 2048)
     torch.testing.assert_close(many, updates_of(network, x, output_error), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", rule_names())
-def test_ppos_ratio_is_one_before_the_first_step_of_an_update(name):
-    """A sweep that draws noise or has not settled would compare an action with another network's."""
-    agent = PPO("CartPole-v1", rule=name, n_steps=64, batch_size=32, n_epochs=1, learning_rate=1e-2, seed=0)
+@pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
+def test_ppos_ratio_is_one_before_the_first_step_of_an_update(name, settings):
+    """A sweep that draws noise or has not settled would compare an action with another network's.
+
+    Observations are evaluated in other company than they were acted on, and once more after weights have grown.
+    """
+    rule = make_rule(name, **settings)
+    agent = PPO("CartPole-v1", rule=rule, n_steps=64, batch_size=32, n_epochs=1, learning_rate=1e-2, seed=0)
     evaluate, get, first, ratios = agent.policy.evaluate_actions, agent.rollout_buffer.get, [], []
 
     def remembering(batch_size):
@@ -74,6 +92,11 @@ def test_ppos_ratio_is_one_before_the_first_step_of_an_update(name):
         return values, log_prob, entropy
 
     agent.rollout_buffer.get, agent.policy.evaluate_actions = remembering, comparing
-    agent.learn(6 * 64)
+    for factor, agent.batch_size in ((1, 32), (2, 16), (1, 64)):
+        with torch.no_grad():
+            for network in agent.policy.networks.values():
+                for layer in network.layers:
+                    layer.weight *= factor
+        agent.learn(2 * 64, reset_num_timesteps=False)
     assert len(ratios) == 6
-    torch.testing.assert_close(torch.cat(ratios), torch.ones(6 * 32), rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.cat(ratios), torch.ones(2 * (32 + 16 + 64)), rtol=0, atol=1e-4)

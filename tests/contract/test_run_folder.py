@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,30 @@ def test_divergence_is_a_status_of_its_own(train: Train, how: str) -> None:
     assert result()["status"] == "diverged"
     assert result()["error"]
     assert Path("run/evaluations.csv").read_text().count("\n") == 3, "the evaluation before the first update is there"
+
+
+@pytest.mark.parametrize(
+    ("rule", "layer"),
+    [
+        (("predictive_coding", "rule.variant=inference"), 1),
+        (("predictive_coding", "rule.variant=incremental"), 1),
+        (("equilibrium_propagation",), 1),
+        (("equilibrium_propagation", "rule.feedback=learnt"), 1),
+        (("deep_feedback_control",), 3),
+    ],
+)
+def test_a_relaxation_that_diverges_says_which_where_and_when(
+    train: Train, rule: tuple[str, ...], layer: int, capsys: pytest.CaptureFixture
+) -> None:
+    """One huge step of the optimizer, after which no relaxation settles."""
+    name, *settings = rule
+    assert train(f"rule={name}", *settings, "optimizer.learning_rate=1e30") == 1
+    assert result()["status"] == "diverged"
+    assert re.fullmatch(rf"Divergence: {name} diverged in layer {layer} at relaxation step \d+", result()["error"])
+    assert result()["error"] in capsys.readouterr().err
+    assert result()["error"] in Path("run/traceback.txt").read_text()
+    with Path("run/evaluations.csv").open() as file:
+        assert {row["timesteps"] for row in csv.DictReader(file)} >= {"0"}
 
 
 def test_an_interrupted_run_is_saved(train: Train) -> None:

@@ -1,11 +1,10 @@
 """Predictive coding against its energy by autograd, against backprop, and against its own guarantees."""
 
-import copy
 import math
-from itertools import pairwise
 
 import pytest
 import torch
+from comparison import WEIGHTS, assert_limit, grow, relative_error, trained, updates_of, with_rule
 from torch import nn
 
 from bio_rl import Dense, Network
@@ -17,37 +16,7 @@ from bio_rl.rules.relaxation import GROWTH, relax, squared_spectral_norm
 
 VARIANTS = ["inference", "incremental", "fixed_prediction", "error_based"]
 SIZES = [(4, 2), (5, 8, 3), (5, 8, 6, 3), (4, 7, 9, 5, 2), (3, 6, 5, 7, 5, 2)]
-SETTLED = {"steps": 20_000, "tolerance": 1e-9}
-
-
-def updates_of(network, x, output_error):
-    network.zero_grad()
-    network(x).backward(output_error)
-    return [parameter.grad.clone() for layer in network.layers for parameter in layer.parameters()]
-
-
-def with_rule(network, rule):
-    """The same layers under another rule."""
-    return Network([copy.deepcopy(layer) for layer in network.layers], rule)
-
-
-def relative_error(updates, expected):
-    pairs = list(zip(updates, expected, strict=True))
-    return math.sqrt(
-        sum(float((u - e).square().sum()) for u, e in pairs) / sum(float(e.square().sum()) for _, e in pairs)
-    )
-
-
-def trained(network, steps=100):
-    """The network after fitting a random nonlinear teacher with large weights, by its own rule."""
-    x = torch.randn(*network.members, 40, network.in_features, dtype=network.layers[0].weight.dtype)
-    target = 3 * torch.sin(2 * x.cumsum(-1))[..., : network.out_features]
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        nn.functional.mse_loss(network(x)[..., : target.shape[-1]], target).backward()
-        optimizer.step()
-    return network
+SETTLED = {"steps": 5000, "tolerance": 1e-9}
 
 
 def descent_on_energy(network, x, output_error, rule):
@@ -85,15 +54,15 @@ def descent_on_energy(network, x, output_error, rule):
 
 @pytest.mark.parametrize("sizes", SIZES[1:])
 @pytest.mark.parametrize(("activation", "output", "members"), [("tanh", "identity", ()), ("softplus", "elu", (2, 3))])
-@pytest.mark.parametrize("gain", [1.0, 4.0])
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_inference_descends_its_energy_and_learns_by_it(
-    build, batch, monkeypatch, sizes, activation, output, members, gain
+    build, batch, monkeypatch, sizes, activation, output, members, weights
 ):
     # Exact norms on both sides: what is compared is the descent.
     exact = lambda weight: torch.linalg.matrix_norm(weight, 2)[..., None, None].square()  # noqa: E731
     monkeypatch.setattr("bio_rl.rules.predictive_coding.squared_spectral_norm", exact)
     settings = {"steps": 6, "nudge": 0.05, "tolerance": 1e-12}
-    network = build(PredictiveCoding(**settings), sizes, activation, output, True, members, gain)
+    network = grow(build(PredictiveCoding(**settings), sizes, activation, output, True, members), weights)
     x, output_error = batch(network)
     steps = list(descent_on_energy(network, x, output_error, network.rule))
     assert relative_error(updates_of(network, x, output_error), steps[-1]) < 1e-9
@@ -105,83 +74,71 @@ def test_inference_descends_its_energy_and_learns_by_it(
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 @pytest.mark.parametrize(("bias", "members", "output"), [(True, (), "identity"), (False, (3,), "tanh")])
-@pytest.mark.parametrize("gain", [1.0, 4.0])
-def test_fixed_prediction_equals_backprop(build, batch, sizes, activation, bias, members, output, gain):
-    rule = PredictiveCoding("fixed_prediction", steps=len(sizes) - 1)
-    network = build(rule, sizes, activation, output, bias, members, gain)
-    x, output_error = batch(network)
-    expected = updates_of(with_rule(network, Backprop()), x, output_error)
-    for update, gradient in zip(updates_of(network, x, output_error), expected, strict=True):
-        torch.testing.assert_close(update, gradient, rtol=1e-8, atol=1e-12)
+def test_fixed_prediction_equals_backprop(build, batch, sizes, activation, bias, members, output):
+    for weights in WEIGHTS:
+        rule = PredictiveCoding("fixed_prediction", steps=len(sizes) - 1)
+        network = grow(build(rule, sizes, activation, output, bias, members), weights)
+        x, output_error = batch(network)
+        expected = updates_of(with_rule(network, Backprop()), x, output_error)
+        torch.testing.assert_close(updates_of(network, x, output_error), expected, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("variant", ["inference", "error_based"])
 @pytest.mark.parametrize(
-    ("sizes", "activation", "members", "weights"),
-    [
-        (SIZES[1], "tanh", (), 4.0),
-        (SIZES[2], "sigmoid", (2,), 4.0),
-        (SIZES[2], "elu", (), 2.0),
-        (SIZES[2], "tanh", (), "trained"),
-        (SIZES[3], "softplus", (), 1.0),
-        (SIZES[4], "tanh", (2,), 1.0),
-    ],
+    ("sizes", "activation", "members"),
+    [(SIZES[1], "tanh", ()), (SIZES[2], "sigmoid", (2,)), (SIZES[3], "softplus", ()), (SIZES[4], "elu", (2,))],
 )
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("variant", ["inference", "error_based"])
 def test_bias_towards_backprop_is_first_order_in_the_nudge(build, batch, variant, sizes, activation, members, weights):
-    gain = 1.0 if weights == "trained" else weights
-    network = build(Backprop(), sizes, activation, members=members, gain=gain)
-    network = trained(network) if weights == "trained" else network
+    if variant == "inference" and len(sizes) > 4 and weights != 1:
+        pytest.skip("a descent through so many layers takes thousands of steps to the fixed point")
+    network = grow(build(Backprop(), sizes, activation, members=members), weights)
     x, output_error = batch(network, 3)
-    expected = updates_of(network, x, output_error)
-    nudges = [2e-5, 2e-6]
-    coarse, fine = (
-        relative_error(
-            updates_of(with_rule(network, PredictiveCoding(variant, nudge=nudge, **SETTLED)), x, output_error), expected
-        )
-        for nudge in nudges
+    settled = lambda nudge: PredictiveCoding(variant, nudge=nudge, **SETTLED)  # noqa: E731
+    assert_limit(
+        lambda nudge: updates_of(with_rule(network, settled(nudge)), x, output_error),
+        updates_of(network, x, output_error),
+        nudges=[2e-5, 2e-6],
+        order=1,
     )
-    slope = math.log(coarse / fine) / math.log(nudges[0] / nudges[1])
-    assert 0.95 < slope < 1.05
-    assert fine < 1e-3
 
 
 def energies(network, x, output_error, variant, nudge, step_sizes, steps):
-    """The energy before and after every step, less the constant that the output's own error adds."""
+    """Each sample's energy before and after every step, less the constant that the output's own error adds."""
     trace = network.rule.forward(network, x)
     direction = output_error / output_error.norm(dim=-1, keepdim=True)
     neurons = Neurons(network, trace, variant, -nudge * direction, step_sizes)
     readout = network.layers[-1].weight
 
     def energy():
-        pull = nudge * (direction * ((neurons.activities[-1] - neurons.free[-1]) @ readout.mT)).sum()
-        return float(sum(error.square().sum() / 2 for error in neurons.errors[:-1]) + pull)
+        pull = nudge * (direction * ((neurons.activities[-1] - neurons.free[-1]) @ readout.mT)).sum(-1)
+        return sum(error.square().sum(-1) / 2 for error in neurons.errors[:-1]) + pull
 
     levels = [energy()]
     for _ in range(steps):
         neurons.step()
         levels.append(energy())
-    return levels
+    return torch.stack(levels)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("sizes", SIZES[1:])
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-@pytest.mark.parametrize("weights", [1.0, 4.0, "trained"])
 @pytest.mark.parametrize("variant", ["inference", "error_based"])
-def test_the_energy_never_rises(build, batch, sizes, activation, weights, variant):
-    network = build(PredictiveCoding(variant), sizes, activation, gain=1.0 if weights == "trained" else weights)
-    if weights == "trained":
-        with torch.enable_grad():
-            trained(network, 20)
-    x, output_error = batch(network)
-    levels = energies(network, x, output_error, variant, 0.003, network.rule._step_sizes(network), 30)
-    assert levels[-1] < 0
-    if activation in ("relu", "hard_sigmoid"):
-        # A descent overshoots where the energy has a kink; it still never gets back to where it began.
-        assert max(levels) == 0
-    else:
-        rounding = 1e-12 * abs(levels[-1])
-        assert all(after <= before + rounding for before, after in pairwise(levels))
+def test_the_energy_never_rises(build, batch, sizes, activation, variant):
+    for weights, members in zip(WEIGHTS, [(), (2,), (), (2,)], strict=True):
+        network = grow(build(PredictiveCoding(variant), sizes, activation, members=members), weights)
+        x, output_error = batch(network)
+        with torch.no_grad():
+            step_sizes = network.rule._step_sizes(network)
+            levels = energies(network, x, output_error, variant, 0.003, step_sizes, 30)
+        lowest = levels[-1]
+        assert (lowest <= 0).all()
+        assert (lowest < 0).any()
+        if activation in ("relu", "hard_sigmoid"):
+            # A descent overshoots where the energy has a kink; it still never gets back to where it began.
+            assert (levels.sum(tuple(range(1, levels.dim()))) <= 0).all()
+        else:
+            assert (levels.diff(dim=0) <= 1e-12 * lowest.abs()).all()
 
 
 @torch.no_grad()
@@ -190,7 +147,7 @@ def test_without_the_bound_on_the_step_the_energy_rises(build, batch):
     x, output_error = batch(network)
     half = [torch.tensor(0.5)] * 2
     levels = energies(network, x, output_error, "inference", 0.003, half, 10)
-    assert levels[-1] > 0
+    assert (levels[-1] > 0).all()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
