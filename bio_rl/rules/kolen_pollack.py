@@ -6,7 +6,7 @@ from torch.nn import Parameter
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Trace
+from bio_rl.rules.base import Trace, check_not_negative
 from bio_rl.rules.layerwise import RandomFeedback
 
 
@@ -37,8 +37,7 @@ class KolenPollack(RandomFeedback):
 
     def __init__(self, decay: float = 0.5, feedback_scale: float = 1.0):
         super().__init__(feedback_scale)
-        if decay < 0:
-            raise ValueError(f"decay must be 0 or more, not {decay}")
+        check_not_negative(decay=decay)
         self.decay = decay
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:

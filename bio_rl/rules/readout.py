@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace
+from bio_rl.rules.base import Rule, Trace, check_not_negative
 
 
 class Readout(Rule):
@@ -26,8 +26,7 @@ class Readout(Rule):
 
     def __init__(self, hidden_bias: float = 1.0):
         super().__init__()
-        if hidden_bias < 0:
-            raise ValueError(f"hidden_bias must be 0 or more, not {hidden_bias}")
+        check_not_negative(hidden_bias=hidden_bias)
         self.hidden_bias = hidden_bias
 
     def connect(self, network: Network) -> None:
