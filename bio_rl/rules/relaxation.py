@@ -111,5 +111,7 @@ def squared_spectral_norm(weight: Tensor, iterations: int = 5) -> Tensor:
     vector = torch.arange(1, weight.shape[-1] + 1, dtype=weight.dtype, device=weight.device).cos().unsqueeze(0)
     for _ in range(iterations):
         vector = torch.matmul(torch.matmul(vector, weight.mT), weight)
+    # Squares of its entries would overflow in float32 from a norm of 40 on. By a power of two nothing is rounded.
+    vector = torch.ldexp(vector, -torch.frexp(vector.abs().amax(-1, keepdim=True)).exponent)
     length, image = vector.square().sum(-1, keepdim=True), torch.matmul(vector, weight.mT)
     return image.square().sum(-1, keepdim=True) / length.masked_fill(length == 0, 1)

@@ -1,5 +1,6 @@
 """Predictive coding against its energy by autograd, against backprop, and against its own guarantees."""
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from bio_rl import Dense, Network
 from bio_rl.activations import ACTIVATIONS
-from bio_rl.rules import Backprop, PredictiveCoding
+from bio_rl.rules import Backprop, EquilibriumPropagation, PredictiveCoding
 from bio_rl.rules.errors import Divergence
 from bio_rl.rules.predictive_coding import Neurons
 from bio_rl.rules.relaxation import GROWTH, relax, squared_spectral_norm
@@ -240,6 +241,24 @@ def test_the_spectral_norm_is_found_from_below(shape):
     assert (found <= exact * (1 + 1e-12)).all()
     assert (found >= 0.7 * exact).all()
     assert (squared_spectral_norm(torch.zeros(3, 3)) == 0).all()
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 60.0, 1e3])
+@torch.no_grad()
+def test_the_spectral_norm_of_large_weights_does_not_overflow(size):
+    """In float32, for weights as large as those of an agent that has become unstable, and beyond."""
+    weight = size * torch.linalg.qr(torch.randn(2, 64, 64)).Q
+    torch.testing.assert_close(squared_spectral_norm(weight), torch.full((2, 1, 1), size**2), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("rule", [PredictiveCoding(), PredictiveCoding("incremental"), EquilibriumPropagation()])
+@pytest.mark.parametrize("size", [60.0, 1e3])
+def test_the_first_layer_goes_on_learning_when_weights_are_large(rule, size):
+    layers = [Dense(4, 64, "tanh"), Dense(64, 64, "tanh"), Dense(64, 2)]
+    nn.init.orthogonal_(layers[1].weight, size)
+    network = Network(layers, copy.deepcopy(rule))
+    updates = updates_of(network, torch.randn(64, 4) / size, torch.randn(64, 2) / 64)
+    assert all(update.isfinite().all() and update.any() for update in updates)
 
 
 @pytest.mark.parametrize(
