@@ -223,10 +223,12 @@ def test_neither_the_loss_s_scale_nor_the_batch_s_size_changes_the_direction(bui
             torch.testing.assert_close(update, copies * scale * expected, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("gain", [1, 2, 4])
-def test_feedback_that_lags_behind_the_weights_does_not_diverge(build, batch, gain):
+@pytest.mark.parametrize(
+    ("activation", "gain"), [("tanh", 1), ("tanh", 2), ("tanh", 4), ("identity", 1), ("identity", 2)]
+)
+def test_feedback_that_lags_behind_the_weights_does_not_diverge(build, batch, activation, gain):
     """Feedback of a network whose weights then grow, or that has the wrong sign everywhere."""
-    network = build(DeepFeedbackControl(steps=200, tolerance=0), (5, 16, 16, 16, 2))
+    network = build(DeepFeedbackControl(steps=200, tolerance=0), (5, 16, 16, 16, 2), activation)
     x, output_error = batch(network)
     with torch.no_grad():
         fresh = [layer.weight.clone() for layer in network.layers[1:]]

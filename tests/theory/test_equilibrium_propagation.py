@@ -149,6 +149,35 @@ def test_the_estimate_tends_to_the_gradient(build, batch, nudging, sizes, activa
 
 
 @pytest.mark.parametrize("nudging", NUDGINGS)
+@pytest.mark.parametrize("activation", ["identity", "relu", "hard_sigmoid"])
+@torch.no_grad()
+def test_the_update_is_the_change_of_the_energy_s_slope_between_two_settled_phases(build, batch, nudging, activation):
+    """However large the nudge, where an activation's response to it is computed exactly."""
+    network = build(EquilibriumPropagation(nudging, nudge=2.0, **SETTLED), (5, 8, 6, 7, 3), activation, bias=False)
+    x, output_error = batch(network)
+    strengths = network.rule.forward(network, x).extra[3:]
+    matrices, size = [layer.weight for layer in network.layers], output_error.norm(dim=-1, keepdim=True)
+    push = -2.0 * output_error / size @ matrices[-1]
+
+    def settled(push):
+        states = [x, *(x.new_zeros(len(x), layer.out_features) for layer in network.layers[:-1])]
+        for _ in range(300):
+            for index, layer in enumerate(network.layers[:-1]):
+                above = push if index == 2 else strengths[index] * (states[index + 2] @ matrices[index + 1])
+                states[index + 1] = layer.activation.forward(states[index] @ matrices[index].mT + above)
+        return states
+
+    one, other = settled(push), settled(-push if nudging == "symmetric" else 0 * push)
+    factor, expected = size / (-4.0 if nudging == "symmetric" else -2.0), []
+    for index in reversed(range(3)):
+        expected.insert(0, sum(sign * (factor * s[index + 1]).mT @ s[index] for sign, s in ((1, one), (-1, other))))
+        factor = factor / strengths[index - 1]
+    with torch.enable_grad():
+        found = updates_of(network, x, output_error)[:-1]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("nudging", NUDGINGS)
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 @pytest.mark.parametrize("sizes", SIZES)
 def test_a_small_nudge_gives_the_gradient_for_every_activation(build, batch, nudging, activation, sizes):
