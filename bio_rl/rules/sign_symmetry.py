@@ -15,7 +15,7 @@ Magnitudes = Literal["uniform", "fixed_random", "batch_random"]
 
 
 class SignSymmetry(LayerwiseFeedback):
-    """Errors descend through ``sign(W) * M``.
+    """Errors descend through ``sign(W) * M``; a weight of exactly 0 counts as positive.
 
     Args:
         magnitudes: what M is. ``uniform``: the same number everywhere in a layer (uSF, which Xiao
