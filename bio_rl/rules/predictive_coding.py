@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive
+from bio_rl.rules.base import Rule, Trace, check_positive, descend
 from bio_rl.rules.errors import unit_error
 from bio_rl.rules.relaxation import add_product, check_steps, relax, squared_spectral_norm
 
@@ -43,7 +43,9 @@ class PredictiveCoding(Rule):
         give backprop exactly (Millidge et al. 2022; Rosenbaum 2022, theorem 1).
     ``error_based``
         The errors are the state, and the values follow from them by a sweep, which brings an
-        error through all layers in one step (Goemaere et al. 2025).
+        error through all layers in one step (Goemaere et al. 2025). Grown weights amplify it on the
+        way, a hundredfold in a trained agent, so that a nudge small at the output is not small below:
+        here d is scaled until the largest error that the first step brings to a layer has norm 1.
 
     Args:
         variant: one of the four.
@@ -112,6 +114,9 @@ class PredictiveCoding(Rule):
             return readout.outer(trace.activities[0], output_delta)
 
         direction, size = unit_error(output_delta)
+        if self.variant == "error_based":
+            gain = self._gain(network, trace, output_error, size)
+            direction, size = direction / gain, size * gain
         neurons = Neurons(network, trace, self.variant, -self.nudge * direction, self._step_sizes(network))
         incremental = self.variant == "incremental"
         updates: Updates = {}
@@ -135,6 +140,12 @@ class PredictiveCoding(Rule):
         elif taken < self.steps:
             learn(1 - taken / self.steps)  # what has settled would teach the same at every step that is left
         return updates
+
+    def _gain(self, network: Network, trace: Trace, output_error: Tensor, size: Tensor) -> Tensor:
+        """How many times the output's error the largest is that the first step brings to a layer, at least 1."""
+        first_step = descend(network, trace, output_error, reversed(self.feedback_weights(network)))
+        largest = torch.stack([delta.norm(dim=-1, keepdim=True) for delta in first_step]).amax(0)
+        return torch.where(size == 0, 1, largest / size)
 
     def _step_sizes(self, network: Network) -> list[Tensor]:
         """Each hidden layer's step, broadcastable over ``(*members, batch, o)``."""

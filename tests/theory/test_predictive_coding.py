@@ -192,11 +192,14 @@ def test_a_batch_is_the_sum_of_its_samples(build, batch, variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("gain", [1.0, 2.0, 4.0])
-@pytest.mark.parametrize("head", [0.01, 1.0])
-def test_in_float32_the_shipped_relaxation_points_where_backprop_does(variant, gain, head):
+@pytest.mark.parametrize(
+    "gains",
+    [(gain, gain, head) for gain in (1.0, 2.0, 4.0) for head in (0.01, 1.0)] + [(1.5, 20.0, 15.0)],
+    ids=str,
+)  # the last: an agent's after 100 k steps of CartPole
+def test_in_float32_the_shipped_relaxation_points_where_backprop_does(variant, gains):
     layers = [Dense(4, 64, "tanh"), Dense(64, 64, "tanh"), Dense(64, 2)]
-    for layer, scale in zip(layers, (gain, gain, head), strict=True):
+    for layer, scale in zip(layers, gains, strict=True):
         nn.init.orthogonal_(layer.weight, scale * math.sqrt(2))
     network = Network(layers, PredictiveCoding(variant))
     x, output_error = torch.randn(64, 4), torch.randn(64, 2) * torch.rand(64, 1) / 64
