@@ -27,6 +27,8 @@ import bio_rl
 from bio_rl.cli.errors import UserError, first_line, nearest
 
 CONFIG = "train"
+REMOVABLE = ("experiment", "tuned")
+"""The groups that a run can do without."""
 LONGEST_SUFFIX = 200
 """A longer folder name would hit the file system's limit; a hash takes the place of what is cut."""
 
@@ -165,6 +167,8 @@ class _Composer:
     def _check_choice(self, override: Override) -> None:
         """A group must exist, and so must each choice from it."""
         group = override.key_or_group
+        if override.is_delete() and "." not in group and group not in REMOVABLE:
+            raise UserError(f"~{group}: a run needs {group}; ~ takes out a setting of a group, as in ~agent.gamma")
         if override.is_delete() or group not in self.groups:
             return
         known = self.loader.get_group_options(group)

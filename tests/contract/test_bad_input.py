@@ -21,6 +21,8 @@ from bio_rl.cli import main
         ("train env=3", "env has no choice '3'"),
         ("train rule=null", "rule has no choice 'null'"),
         ("train critic_rule=null", "rule has no choice 'null'"),
+        ("train ~seed", "~seed: a run needs seed"),
+        ("train ~logging", "~logging: a run needs logging"),
         ("train rule=[backprop,readout]", "rule has no choice"),
         ("train critic_rule=readuot", "critic_rule=readuot: rule has no choice 'readuot'; did you mean 'readout'"),
         ("train -m rule=backprop,readot", "did you mean 'readout'"),
