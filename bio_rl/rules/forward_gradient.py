@@ -33,7 +33,7 @@ class ForwardGradient(PerturbationRule):
 
     paper = "Baydin, Pearlmutter, Syme, Wood & Torr 2022, Gradients without backpropagation"
 
-    def __init__(self, draws: int = 8, directions: str = "weights", readout: str = "exact"):
+    def __init__(self, draws: int = 16, directions: str = "weights", readout: str = "exact"):
         if directions not in DIRECTIONS:
             raise ValueError(f"unknown directions {directions!r}; known: {', '.join(DIRECTIONS)}")
         super().__init__(draws, readout, in_weights=directions == "weights")
