@@ -5,7 +5,7 @@ import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,8 @@ class _Composer:
     def __init__(self, hydra: Hydra, config_name: str):
         self.loader = hydra.config_loader
         self.config_name = config_name
+        # What the jobs of a sweep are checked against depends on their choices only, which few of them change.
+        self._compose = cache(self._load)
 
     def jobs(self, lines: Sequence[str], multirun: bool) -> list[Job]:
         overrides = [self._parse(line) for line in lines]
@@ -109,7 +111,7 @@ class _Composer:
         hydras = [override for override in overrides if override.is_hydra_override()]
         self._check_settings(hydras)
         # Mode and sweeper depend on nothing else.
-        master = self._compose([*self._choices(overrides), *_lines(hydras)], RunMode.MULTIRUN)
+        master = self._compose((*self._choices(overrides), *_lines(hydras)), RunMode.MULTIRUN)
         if not (multirun or master.hydra.mode == RunMode.MULTIRUN):
             self._refuse_sweeps(overrides)
             return [self._job(lines, RunMode.RUN)]
@@ -122,14 +124,14 @@ class _Composer:
         (combinations,) = BasicSweeper.split_arguments([*swept, *ours], None)
         return [self._job([*_lines(hydras), *combination], RunMode.MULTIRUN) for combination in combinations]
 
-    def _compose(self, lines: Sequence[str], mode: RunMode) -> DictConfig:
+    def _load(self, lines: tuple[str, ...], mode: RunMode) -> DictConfig:
         return self.loader.load_configuration(
             self.config_name, list(lines), run_mode=mode, validate_sweep_overrides=False
         )
 
     def _job(self, lines: Sequence[str], mode: RunMode) -> Job:
         self._check_settings([self._parse(line) for line in lines])
-        full = self._compose(lines, RunMode.RUN)
+        full = self._compose(tuple(lines), RunMode.RUN)
         config = full.copy()
         _remove_hydra(config)
         for key in _missing(config):
@@ -182,7 +184,7 @@ class _Composer:
 
     def _check_settings(self, overrides: Sequence[Override]) -> None:
         """A setting must exist in the configs that the choices made, and keep its type."""
-        base = self._compose(self._choices(overrides), RunMode.RUN)
+        base = self._compose(tuple(self._choices(overrides)), RunMode.RUN)
         for override in overrides:
             if self._is_choice(override) or override.is_add() or override.is_force_add() or override.is_delete():
                 continue
@@ -217,7 +219,7 @@ class _Composer:
             if choice is not None and not group.startswith(("hydra/", "experiment", "tuned"))
         ]
         added = [line for line in lines if line.startswith("+")]
-        base = self._compose([*others, "~experiment", *added], RunMode.RUN)
+        base = self._compose((*others, "~experiment", *added), RunMode.RUN)
         for key in _new_keys(config, base):
             try:
                 self._check_key(key, base)

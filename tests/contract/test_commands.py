@@ -101,6 +101,16 @@ def test_a_study_of_ones_own_overrides_the_groups(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("study", [file.stem for file in sorted((CONF / "experiment").glob("*.yaml"))])
+def test_every_shipped_study_composes_into_runs_of_their_own(study: str) -> None:
+    from bio_rl.cli.configs import compose_jobs
+    from bio_rl.cli.train import parse
+
+    jobs = compose_jobs(parse([f"experiment={study}", "seed=0"]))
+    assert len({job.folder for job in jobs}) == len(jobs) > 1
+    assert {job.config.study for job in jobs} == {study}
+
+
 @pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce"])
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_every_shipped_task_can_be_built_without_a_warning(agent: str) -> None:
