@@ -167,11 +167,13 @@ class _Composer:
         return [*ours, *(f"hydra/{group}" for group in self.loader.list_groups("hydra"))]
 
     def _check_choice(self, override: Override) -> None:
-        """A group must exist, and so must each choice from it."""
+        """A group must exist, and so must each choice from it; what a run needs cannot be taken out."""
         group = override.key_or_group
-        if override.is_delete() and "." not in group and group not in REMOVABLE:
-            raise UserError(f"~{group}: a run needs {group}; ~ takes out a setting of a group, as in ~agent.gamma")
-        if override.is_delete() or group not in self.groups:
+        if override.is_delete():
+            if "." not in group and group not in REMOVABLE:
+                raise UserError(f"~{group}: a run needs {group}; ~ takes out a setting of a group, as in ~agent.gamma")
+            return
+        if group not in self.groups:
             return
         known = self.loader.get_group_options(group)
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]

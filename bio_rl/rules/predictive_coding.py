@@ -50,7 +50,8 @@ class PredictiveCoding(Rule):
     Args:
         variant: one of the four.
         steps: relaxation steps at most.
-        nudge: how far each sample's output is pulled, in units of the output's drive.
+        nudge: how far each sample's output is pulled, in units of the output's drive; for ``error_based``
+            the layer that is pulled furthest.
         step_size: a factor of the steps; at 1 they are those above for ``inference`` and
             ``incremental``, and 1 for the other two.
         tolerance: relaxation stops when no layer's imbalance exceeds this fraction of its largest.
@@ -73,7 +74,10 @@ class PredictiveCoding(Rule):
     error_neurons = True
     # All but `fixed_prediction`: predictions follow the values.
     extra_sweeps = True
-    nonlocal_scalars = "norm of the output error; spectral norm of the weights above (inference, incremental)"
+    nonlocal_scalars = (
+        "norm of the output error; spectral norm of the weights above (inference, incremental); "
+        "largest norm of the layers' errors (error_based)"
+    )
 
     def __init__(
         self,
