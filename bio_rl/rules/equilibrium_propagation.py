@@ -1,6 +1,6 @@
 """Equilibrium propagation: a network that settles learns by how a nudge moves where it settles."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -117,9 +117,20 @@ class EquilibriumPropagation(Rule):
         """The free phase. Besides the activities, the trace has the hidden drives and the strengths k_l."""
         *hidden, readout = network.layers
         strengths = self._strengths(network)
-        feedback = self._scaled_feedback(network, strengths)
-        bottom, biases = [layer.drive(x) for layer in hidden[:1]], [_bias_row(layer) for layer in hidden]
-        weights = [layer.weight.mT for layer in hidden]
+        if len(hidden) > 1:
+            drives, activities = self._free(hidden, x, self._scaled_feedback(network, strengths))
+        else:  # nothing to settle
+            drives = [layer.drive(x) for layer in hidden]
+            activities = [layer.activation.forward(drive) for layer, drive in zip(hidden, drives, strict=True)]
+        states = [x, *activities]
+        return Trace([*states, readout.forward(states[-1])], [*drives, *strengths])
+
+    def _free(
+        self, hidden: Sequence[Dense], x: Tensor, feedback: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The hidden drives and activities that settle at an input."""
+        bottom, weights = hidden[0].drive(x), [layer.weight.mT for layer in hidden]
+        biases = [_bias_row(layer) for layer in hidden]
         # From silence: the first sweep is then the feedforward one, and shows how large drives are.
         drives = [x.new_zeros(*x.shape[:-1], layer.out_features) for layer in hidden]
         activities = [*map(torch.zeros_like, drives)]
@@ -131,7 +142,7 @@ class EquilibriumPropagation(Rule):
                 moved[index], drives[index] = drives[index], moved[index]
                 drive = drives[index]
                 if index == 0:
-                    drive.copy_(bottom[0])
+                    drive.copy_(bottom)
                 else:
                     add_product(biases[index], activities[index - 1], weights[index], out=drive)
                 if index + 1 < len(hidden):
@@ -140,10 +151,8 @@ class EquilibriumPropagation(Rule):
                 layer.activation.forward(drive, out=activities[index])
             return moved
 
-        if hidden:
-            self._settle(hidden, sweep)
-        states = [x, *activities]
-        return Trace([*states, readout.forward(states[-1])], [*drives, *strengths])
+        relax("equilibrium_propagation", sweep, self.steps, self.tolerance)
+        return drives, activities
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         *hidden, readout = network.layers
@@ -163,39 +172,49 @@ class EquilibriumPropagation(Rule):
         count = len(network.layers) - 1
         states, strengths = trace.activities[: count + 1], trace.extra[count:]
         feedback = self._scaled_feedback(network, strengths)
-        changes = self._nudged(network, trace, feedback, push)
         if self.nudging == "symmetric":
+            changes = self._nudged(network, trace, feedback, push)
             opposite = self._nudged(network, trace, feedback, push.neg_())
             spread = [change - other for change, other in zip(changes, opposite, strict=True)]
             changes = [change.add_(other) for change, other in zip(changes, opposite, strict=True)]
             scale = size / (-2 * self.nudge)
         else:
-            spread = changes
+            spread = changes = self._nudged(network, trace, feedback, push)
             scale = size / -self.nudge
-        centre = [torch.add(state, change, alpha=0.5) for state, change in zip(states[1:], changes, strict=True)]
+
+        def centre(index: int) -> Tensor:
+            """An activity half-way between the two phases; the input stays."""
+            return torch.add(states[index], changes[index - 1], alpha=0.5) if index else states[0]
 
         updates: Updates = {}
         for index in reversed(range(count)):
             layer = network.layers[index]
             # s s'^T of one phase minus that of the other, exactly: two products of a spread and a centre.
-            pre = centre[index - 1] if index else states[0]
-            updates |= layer.outer(pre, spread[index] * scale)
+            updates |= layer.outer(centre(index), spread[index] * scale)
             if index:
                 update = updates[layer.weight]
-                add_product(update, centre[index].mT, spread[index - 1] * scale, out=update)
+                add_product(update, centre(index + 1).mT, spread[index - 1] * scale, out=update)
                 scale = scale / strengths[index - 1]
         return updates
 
     def _nudged(self, network: Network, trace: Trace, feedback: Sequence[Tensor], push: Tensor) -> list[Tensor]:
         """How far each hidden activity settles from its free state when ``push`` joins the last one's drive."""
         hidden = network.layers[:-1]
-        free, weights = trace.extra[: len(hidden)], [layer.weight.mT for layer in hidden]
-        drives, changes = ([*map(torch.zeros_like, free)] for _ in range(2))
-        moved, scratch = ([*map(torch.empty_like, free)] for _ in range(2))
+        free, states = trace.extra[: len(hidden)], trace.activities[1:-1]
+        changes, scratch = [*map(torch.zeros_like, free)], [*map(torch.empty_like, free)]
+
+        def respond(index: int, drive: Tensor) -> None:
+            activation = hidden[index].activation
+            response(activation, free[index], states[index], drive, scratch=scratch[index], out=changes[index])
+
+        if len(hidden) == 1:  # there at once
+            respond(0, push)
+            return changes
+        weights = [layer.weight.mT for layer in hidden]
+        drives, moved = [*map(torch.zeros_like, free)], [*map(torch.empty_like, free)]
 
         def sweep() -> Sequence[Tensor]:
             for index in reversed(range(len(hidden))):
-                activation = hidden[index].activation
                 moved[index], drives[index] = drives[index], moved[index]
                 drive = drives[index]
                 if index + 1 == len(hidden):
@@ -205,15 +224,11 @@ class EquilibriumPropagation(Rule):
                 if index:
                     add_product(drive, changes[index - 1], weights[index], out=drive)
                 moved[index] -= drive
-                response(activation, free[index], drive, scratch=scratch[index], out=changes[index])
+                respond(index, drive)
             return moved
 
-        self._settle(hidden, sweep)
+        relax("equilibrium_propagation", sweep, self.steps, self.tolerance)
         return changes
-
-    def _settle(self, hidden: Sequence[Dense], sweep: Callable[[], Sequence[Tensor]]) -> None:
-        steps = self.steps if len(hidden) > 1 else 1  # a single layer is there at once
-        relax("equilibrium_propagation", sweep, steps, self.tolerance)
 
     def _strengths(self, network: Network) -> list[Tensor]:
         """k_l for each hidden layer but the last, ``(*members, 1, 1)``."""

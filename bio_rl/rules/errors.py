@@ -33,10 +33,11 @@ def unit_error(output_error: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The direction, of norm 1 and of the same shape, and the size ``(*members, batch, 1)``,
-        whose product is the error. Where the error is zero both are exactly zero.
+        whose product is the error. Where the error is zero both are exactly zero, and the direction
+        is shorter where the error's square could underflow.
     """
-    size = output_error.norm(dim=-1, keepdim=True)
-    return output_error / size.masked_fill(size == 0, 1), size
+    size = torch.linalg.vector_norm(output_error, dim=-1, keepdim=True)
+    return output_error / size.clamp_min(torch.finfo(size.dtype).tiny ** 0.5), size
 
 
 def matched(update: Tensor, reference: Tensor) -> Tensor:

@@ -83,12 +83,21 @@ def add_product(base: Tensor, signal: Tensor, weight: Tensor, *, out: Tensor, sc
     return out
 
 
-def response(activation: Activation, drive: Tensor, change: Tensor, *, scratch: Tensor, out: Tensor) -> Tensor:
+def response(
+    activation: Activation, drive: Tensor, activity: Tensor, change: Tensor, *, scratch: Tensor, out: Tensor
+) -> Tensor:
     """``f(drive + change) - f(drive)`` for a small change, without the difference of nearly equal numbers.
 
-    Where f is smooth, by its slope half-way, with an error of third order in the change. Where it
-    has kinks, exactly: a slope half-way would jump there, and a relaxation never come to rest.
-    All tensors have one shape; ``scratch`` is overwritten.
+    Where f is smooth, by its slope half-way, with an error of third order in the change; half-way is
+    where the slope at ``activity`` leads, which spares an evaluation of f. Where f has kinks, exactly: a
+    slope half-way would jump there, and a relaxation never come to rest.
+
+    Args:
+        activation: f.
+        drive, activity: where the change starts, and f of it.
+        change: of the same shape, as all tensors here.
+        scratch: is overwritten.
+        out: receives the result.
     """
     if isinstance(activation, ReLU):
         torch.clamp_max(drive, 0, out=out).add_(change)
@@ -98,8 +107,8 @@ def response(activation: Activation, drive: Tensor, change: Tensor, *, scratch: 
         torch.sub(drive, inside, out=out).add_(change)
         torch.maximum(out, inside.neg_().sub_(3), out=out)
         return torch.minimum(out, inside.add_(6), out=out).div_(6)
-    middle = torch.add(drive, change, alpha=0.5, out=scratch)
-    return activation.gate(change, activation.forward(middle, out=middle), out=out)
+    middle = torch.add(activity, activation.gate(change, activity, out=scratch), alpha=0.5, out=scratch)
+    return activation.gate(change, middle, out=out)
 
 
 def squared_spectral_norm(weight: Tensor, iterations: int = 5) -> Tensor:

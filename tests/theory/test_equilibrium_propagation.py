@@ -248,9 +248,9 @@ def test_a_response_is_the_difference_of_two_activities_without_its_rounding(act
     drive = torch.linspace(-4, 4, 4001)
     for size in (1e-3, -1e-3, 1e-5):
         change = torch.full_like(drive, size)
-        found = response(
-            ACTIVATIONS[activation], drive, change, scratch=torch.empty_like(drive), out=torch.empty_like(drive)
-        )
+        activity, scratch, out = (torch.empty_like(drive) for _ in range(3))
+        ACTIVATIONS[activation].forward(drive, out=activity)
+        found = response(ACTIVATIONS[activation], drive, activity, change, scratch=scratch, out=out)
         function = ACTIVATIONS[activation].module()
         exact = function(drive.double() + change.double()) - function(drive.double())
         torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=3e-6 * abs(size))
