@@ -10,7 +10,7 @@ the energy's wall), and a learnt inverse may miss what it cannot know (target pr
 for it). So every rule takes every activation here, and a layer refuses all others by their name.
 
 Every method takes torch's ``out=``: the tensor that receives the result, so that a sweep may
-reuse memory. All tensors of one call share one shape.
+reuse memory. All tensors of one call share one shape; an activity may also broadcast to a signal's.
 """
 
 from abc import ABC, abstractmethod

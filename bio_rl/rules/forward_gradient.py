@@ -1,13 +1,14 @@
 """Forward gradients: a directional derivative times its direction."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bio_rl.network import Network
 from bio_rl.rules.base import Trace
-from bio_rl.rules.perturbation import PerturbationRule, tile
+from bio_rl.rules.perturbation import PerturbationRule, in_one_batch
 
 DIRECTIONS = ("weights", "activities")
 
@@ -43,9 +44,8 @@ class ForwardGradient(PerturbationRule):
         tangent = noise[0].clone()  # the input has none
         for index, (layer, activity) in enumerate(zip(network.layers, trace.activities[1:], strict=True)):
             if index > 0:
-                # What the drive would be without any input is the bias, which no tangent has.
-                tangent = layer.drive(tangent).sub_(layer.drive(torch.zeros_like(tangent[..., :1, :])))
+                tangent = in_one_batch(partial(torch.matmul, other=layer.weight.mT), tangent)  # a bias has no tangent
             if 0 < index < len(noise):
                 tangent += noise[index]
-            tangent = layer.activation.gate(tangent, tile(activity, self.draws), out=tangent)
+            tangent = layer.activation.gate(tangent, activity.unsqueeze(-3), out=tangent)
         return tangent

@@ -20,7 +20,7 @@ from that. The update is distributed exactly as if each sample and draw had had 
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -69,10 +69,10 @@ class PerturbationRule(Rule):
 
         Args:
             network, trace: as for ``assign``.
-            noise: for each perturbed layer, from the first, ``(*members, draws * batch, o)``; never empty.
+            noise: for each perturbed layer, from the first, ``(*members, draws, batch, o)``; never empty.
 
         Returns:
-            ``(*members, draws * batch, out)``.
+            ``(*members, draws, batch, out)``, the caller's to overwrite.
         """
 
     def deviation(self, layer: Dense, pre: Tensor) -> Tensor:
@@ -87,11 +87,11 @@ class PerturbationRule(Rule):
             return local_updates(network, trace, [output_delta])
         deviations = [self.deviation(layer, pre) for layer, pre in zip(layers, trace.activities, strict=False)]
         noise = [self._draw(layer, deviation) for layer, deviation in zip(layers, deviations, strict=True)]
-        loss_change = self._per_draw(self.output_change(network, trace, noise)) * output_error.unsqueeze(-3)
-        loss_change = loss_change.sum(-1, keepdim=True)
+        output_change = self.output_change(network, trace, noise)
+        loss_change = output_change.mul_(output_error.unsqueeze(-3)).sum(-1, keepdim=True)
 
         deltas = [
-            self._per_draw(directions).mul_(loss_change).mean(-3).div_(_nonzero(deviation.square()))
+            directions.mul_(loss_change).mean(-3).div_(_nonzero(deviation.square()))
             for directions, deviation in zip(noise, deviations, strict=True)
         ]
         if exact:
@@ -104,12 +104,9 @@ class PerturbationRule(Rule):
         return updates
 
     def _draw(self, layer: Dense, deviation: Tensor) -> Tensor:
-        noise = self.randn((*deviation.shape[:-2], self.draws * deviation.shape[-2], layer.out_features), deviation)
-        return noise.mul_(tile(deviation, self.draws))
-
-    def _per_draw(self, tensor: Tensor) -> Tensor:
-        """``(*members, draws * batch, n) -> (*members, draws, batch, n)``."""
-        return tensor.reshape(*tensor.shape[:-2], self.draws, -1, tensor.shape[-1])
+        *members, batch, _ = deviation.shape
+        noise = self.randn((*members, self.draws, batch, layer.out_features), deviation)
+        return noise.mul_(deviation.unsqueeze(-3))
 
     def _add_perpendicular_noise(self, updates: Updates, layer: Dense, pre: Tensor, size: Tensor) -> None:
         """Add the part of the weight noise that no sample's drive felt.
@@ -173,37 +170,40 @@ class FiniteDifference(PerturbationRule):
         return super().deviation(layer, pre)
 
     def output_change(self, network: Network, trace: Trace, noise: Sequence[Tensor]) -> Tensor:
-        above = perturbed_output(network, trace.activities[0], noise, self.draws, self.noise)
+        above = perturbed_output(network, trace.activities[0], noise, self.noise)
         if self.antithetic:
-            below = perturbed_output(network, trace.activities[0], noise, self.draws, -self.noise)
-            return (above - below).div_(2 * self.noise)
-        return (above - tile(trace.activities[-1], self.draws)).div_(self.noise)
+            below = perturbed_output(network, trace.activities[0], noise, -self.noise)
+            return above.sub_(below).div_(2 * self.noise)
+        return above.sub_(trace.activities[-1].unsqueeze(-3)).div_(self.noise)
 
 
-def perturbed_output(network: Network, x: Tensor, noise: Sequence[Tensor], draws: int, size: float) -> Tensor:
+def perturbed_output(network: Network, x: Tensor, noise: Sequence[Tensor], size: float) -> Tensor:
     """The output with ``size * noise`` added to the drives, all draws in one sweep.
 
     Args:
         network: the network.
         x: input, ``(*members, batch, in)``.
         noise: as for ``PerturbationRule.output_change``.
-        draws: how many times the batch is run.
         size: what the noise is multiplied by.
+
+    Returns:
+        ``(*members, draws, batch, out)``.
     """
-    activity = x
-    for index, layer in enumerate(network.layers):
-        drive = layer.drive(activity)
-        if index == 0:  # the noise comes in behind the synapses, so the first layer's work is the same in all draws
-            drive = tile(drive, draws)
+    first, *others = network.layers
+    # The noise comes in behind the synapses, so the first layer's work is the same in all draws.
+    drive = torch.add(first.drive(x).unsqueeze(-3), noise[0], alpha=size)
+    activity = first.activation.forward(drive, out=drive)
+    for index, layer in enumerate(others, start=1):
+        drive = in_one_batch(layer.drive, activity)
         if index < len(noise):
             drive.add_(noise[index], alpha=size)
         activity = layer.activation.forward(drive, out=drive)
     return activity
 
 
-def tile(tensor: Tensor, draws: int) -> Tensor:
-    """The batch ``draws`` times over, ``(*members, batch, n) -> (*members, draws * batch, n)``, as a copy."""
-    return tensor.repeat(*[1] * (tensor.dim() - 2), draws, 1)
+def in_one_batch(product: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:
+    """What a product with a layer's weights makes of every draw, ``(*members, draws, batch, i) -> (..., o)``."""
+    return product(signal.flatten(-3, -2)).unflatten(-2, signal.shape[-3:-1])
 
 
 def _inputs(layer: Dense, pre: Tensor) -> Tensor:
