@@ -170,7 +170,7 @@ class _Composer:
         """A group must exist, and so must each choice from it; what a run needs cannot be taken out."""
         group = override.key_or_group
         if override.is_delete():
-            if "." not in group and group not in REMOVABLE:
+            if override.package is None and "." not in group and group not in REMOVABLE:
                 raise UserError(f"~{group}: a run needs {group}; ~ takes out a setting of a group, as in ~agent.gamma")
             return
         if group not in self.groups:

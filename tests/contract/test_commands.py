@@ -160,3 +160,11 @@ def test_every_key_is_explained_above_it(group: str) -> None:
             has_own_comment = not text.startswith("_") and not text.endswith(":")
             assert not is_key or not has_own_comment or explained, f"{file}: {text} has no comment above it"
             explained = text.startswith("#")
+
+
+def test_a_critics_own_rule_can_be_taken_out_again() -> None:
+    from bio_rl.cli.configs import compose_jobs
+    from bio_rl.cli.train import parse
+
+    (job,) = compose_jobs(parse(["env=cartpole", "~rule@critic_rule"]))
+    assert job.config.critic_rule is None
