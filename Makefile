@@ -26,7 +26,7 @@ demo: $(BIN)/bio-rl  ## install, and train PPO on CartPole by feedback alignment
 test: $(BIN)/pytest  ## install with the development tools, and run the tests (under 8 minutes on 2 cores)
 	$(BIN)/pytest -n auto
 
-slow: $(BIN)/pytest  ## run the tests that train agents to their full return
+slow: $(BIN)/pytest  ## run the tests that take minutes: agents that learn to their full return, long relaxations
 	$(BIN)/pytest -m slow
 
 check: $(BIN)/pytest  ## format, lint and types, as in CI

@@ -172,14 +172,14 @@ class EquilibriumPropagation(Rule):
         count = len(network.layers) - 1
         states, strengths = trace.activities[: count + 1], trace.extra[count:]
         feedback = self._scaled_feedback(network, strengths)
+        changes = self._nudged(network, trace, feedback, push)
         if self.nudging == "symmetric":
-            changes = self._nudged(network, trace, feedback, push)
             opposite = self._nudged(network, trace, feedback, push.neg_())
             spread = [change - other for change, other in zip(changes, opposite, strict=True)]
             changes = [change.add_(other) for change, other in zip(changes, opposite, strict=True)]
             scale = size / (-2 * self.nudge)
         else:
-            spread = changes = self._nudged(network, trace, feedback, push)
+            spread = changes
             scale = size / -self.nudge
 
         def centre(index: int) -> Tensor:
