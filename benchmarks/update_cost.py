@@ -20,6 +20,9 @@ Arithmetic: the floating-point operations of the matrix products
 (``torch.utils.flop_counter``); element-wise operations are not counted. A rule that relaxes for T
 steps does about T sweeps of arithmetic; time over arithmetic says how well it does them, and 1 is
 as well as autograd.
+
+Draws: a rule that draws K perturbations is also compared with autograd's arithmetic and that of K
+whole forward sweeps together, in its arithmetic and in its time.
 """
 
 import argparse
@@ -29,7 +32,7 @@ import math
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append(row)
         write_csv(options.csv, rows)
     console.print(summary(rows))
+    for line in against_draws(rows):
+        console.print(line)
     console.print(f"{len(rows)} rows in {options.csv}")
 
 
@@ -99,6 +104,8 @@ def cost(name: str, width: int, depth: int, batch: int, seconds: float) -> Row:
     first, median, third = statistics.quantiles([a / b for a, b in zip(times, autograd_times, strict=True)], n=4)
     memory, autograd_memory = map(peak_bytes, updates)
     flops, autograd_flops = map(matrix_flops, updates)
+    draws = getattr(network.rule, "draws", 0)
+    flops_of_draws = autograd_flops + draws * matrix_flops(lambda: plain(x))
     return {
         "rule": name,
         "width": width,
@@ -115,6 +122,9 @@ def cost(name: str, width: int, depth: int, batch: int, seconds: float) -> Row:
         "flops": flops,
         "arithmetic_ratio": flops / autograd_flops,
         "time_over_arithmetic": median * autograd_flops / flops,
+        "draws": draws,
+        "arithmetic_over_draws": flops / flops_of_draws,
+        "time_over_draws": median * autograd_flops / flops_of_draws,
     }
 
 
@@ -224,6 +234,20 @@ def summary(rows: Sequence[Row]) -> Table:
         ratios = [spread([row[column] for row in own]) for column in RATIOS]
         table.add_row(name, *ratios, *(f"{slope:.2f}" for slope in exponents(own)))
     return table
+
+
+def against_draws(rows: Sequence[Row]) -> Iterator[str]:
+    """A line for each rule that draws: what it costs beside an update of autograd's and a whole sweep a draw."""
+    for name, group in itertools.groupby((row for row in rows if row["draws"]), key=lambda row: row["rule"]):
+        own = list(group)
+        arithmetic, time_taken = (
+            spread([row[column] for row in own]).replace("\n", ", ")
+            for column in ("arithmetic_over_draws", "time_over_draws")
+        )
+        yield (
+            f"{name}, as a multiple of the arithmetic of autograd and {own[0]['draws']} whole sweeps: "
+            f"arithmetic {arithmetic}; time {time_taken}"
+        )
 
 
 def spread(values: Sequence[float]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bio_rl.layers import Updates
 from bio_rl.network import Network
 from bio_rl.rules.base import Rule, Trace, check_not_negative, check_positive, descend, local_updates, random_feedback
-from bio_rl.rules.errors import Divergence, matched, unit_error
+from bio_rl.rules.errors import Divergence, matched, nonzero, unit_error
 from bio_rl.rules.local_jacobians import jacobian_updates
 from bio_rl.rules.relaxation import add_product, check_steps, relax
 
@@ -172,7 +172,7 @@ class _Plant:
         self.send(control)
         power = torch.stack([added.square().sum(-1, keepdim=True) for added in self.added]).sum(0)
         size = control.square().sum(-1, keepdim=True)
-        return power / size.masked_fill(size == 0, 1)
+        return power / nonzero(size)
 
     def drive(self, control: Tensor) -> None:
         """One sweep under a control."""

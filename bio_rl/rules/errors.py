@@ -58,4 +58,9 @@ def at_most(update: Tensor, reference: Tensor) -> Tensor:
 def _norm_ratio(reference: Tensor, update: Tensor) -> Tensor:
     """``|reference| / |update|`` of each member, ``(*members, 1, 1)``; ``|reference|`` where the update is 0."""
     size, norm = (torch.linalg.vector_norm(tensor, dim=(-2, -1), keepdim=True) for tensor in (reference, update))
-    return size / norm.masked_fill_(norm == 0, 1)
+    return size / nonzero(norm)
+
+
+def nonzero(divisor: Tensor) -> Tensor:
+    """A divisor that leaves 0 / 0 at 0: 1 where it is 0."""
+    return divisor.masked_fill(divisor == 0, 1)

@@ -40,12 +40,14 @@ class ForwardGradient(PerturbationRule):
         super().__init__(draws, readout, in_weights=directions == "weights")
         self.directions = directions
 
-    def output_change(self, network: Network, trace: Trace, noise: Sequence[Tensor]) -> Tensor:
-        tangent = noise[0].clone()  # the input has none
+    def output_change(
+        self, network: Network, trace: Trace, noise: Sequence[Tensor], deviations: Sequence[Tensor]
+    ) -> Tensor:
+        tangent = noise[0] * deviations[0]  # the input has none
         for index, (layer, activity) in enumerate(zip(network.layers, trace.activities[1:], strict=True)):
             if index > 0:
                 tangent = in_one_batch(partial(torch.matmul, other=layer.weight.mT), tangent)  # a bias has no tangent
             if 0 < index < len(noise):
-                tangent += noise[index]
+                tangent.addcmul_(noise[index], deviations[index])
             tangent = layer.activation.gate(tangent, activity.unsqueeze(-3), out=tangent)
         return tangent

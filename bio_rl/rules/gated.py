@@ -10,6 +10,7 @@ from bio_rl.layers import Updates
 from bio_rl.network import Network
 from bio_rl.rules import make_rule, rule_class
 from bio_rl.rules.base import Rule, Trace
+from bio_rl.rules.errors import nonzero
 
 
 class RunningMean(nn.Module):
@@ -104,7 +105,7 @@ class Window(Gate):
 def relative(signal: Tensor, usual: nn.Module) -> Tensor:
     """A signal ``(*members, batch)`` over its running mean; 0 where there has never been any."""
     mean = usual(signal.mean(-1)).unsqueeze(-1)
-    return signal / mean.masked_fill(mean == 0, 1)
+    return signal / nonzero(mean)
 
 
 GATES: dict[str, type[Gate]] = {"surprise": Surprise, "novelty": Novelty, "window": Window, "one": Gate}

@@ -29,6 +29,7 @@ from torch import Tensor
 from bio_rl.layers import Dense, Updates
 from bio_rl.network import Network
 from bio_rl.rules.base import Rule, Trace, check_positive, local_updates
+from bio_rl.rules.errors import nonzero
 
 READOUTS = ("exact", "perturbed")
 SCALES = ("fixed", "drive")
@@ -64,12 +65,16 @@ class PerturbationRule(Rule):
         self.in_weights = in_weights
 
     @abstractmethod
-    def output_change(self, network: Network, trace: Trace, noise: Sequence[Tensor]) -> Tensor:
+    def output_change(
+        self, network: Network, trace: Trace, noise: Sequence[Tensor], deviations: Sequence[Tensor]
+    ) -> Tensor:
         """How the output changes along noise in the drives, per unit of it.
 
         Args:
             network, trace: as for ``assign``.
-            noise: for each perturbed layer, from the first, ``(*members, draws, batch, o)``; never empty.
+            noise: for each perturbed layer, from the first, ``(*members, draws, batch, o)``, all of
+                deviation 1; never empty.
+            deviations: for each of these, what its noise is multiplied by, ``(*members, 1, batch, 1)``.
 
         Returns:
             ``(*members, draws, batch, out)``, the caller's to overwrite.
@@ -86,12 +91,12 @@ class PerturbationRule(Rule):
         if not layers:
             return local_updates(network, trace, [output_delta])
         deviations = [self.deviation(layer, pre) for layer, pre in zip(layers, trace.activities, strict=False)]
-        noise = [self._draw(layer, deviation) for layer, deviation in zip(layers, deviations, strict=True)]
-        output_change = self.output_change(network, trace, noise)
+        noise = [self._draw(layer, pre) for layer, pre in zip(layers, trace.activities, strict=False)]
+        output_change = self.output_change(network, trace, noise, [each.unsqueeze(-3) for each in deviations])
         loss_change = output_change.mul_(output_error.unsqueeze(-3)).sum(-1, keepdim=True)
 
         deltas = [
-            directions.mul_(loss_change).mean(-3).div_(_nonzero(deviation.square()))
+            directions.mul_(loss_change).mean(-3).div_(nonzero(deviation))
             for directions, deviation in zip(noise, deviations, strict=True)
         ]
         if exact:
@@ -100,20 +105,18 @@ class PerturbationRule(Rule):
         if self.in_weights:
             size = loss_change.square().mean(-3).div_(self.draws).sqrt_()
             for layer, pre, deviation in zip(layers, trace.activities, deviations, strict=False):
-                self._add_perpendicular_noise(updates, layer, pre, size / _nonzero(deviation))
+                self._add_perpendicular_noise(updates, layer, pre, size / nonzero(deviation))
         return updates
 
-    def _draw(self, layer: Dense, deviation: Tensor) -> Tensor:
-        *members, batch, _ = deviation.shape
-        noise = self.randn((*members, self.draws, batch, layer.out_features), deviation)
-        return noise.mul_(deviation.unsqueeze(-3))
+    def _draw(self, layer: Dense, pre: Tensor) -> Tensor:
+        *members, batch, _ = pre.shape
+        return self.randn((*members, self.draws, batch, layer.out_features), pre)
 
     def _add_perpendicular_noise(self, updates: Updates, layer: Dense, pre: Tensor, size: Tensor) -> None:
         """Add the part of the weight noise that no sample's drive felt.
 
-        Its rows have the covariance ``C = w - A^T A`` where the rows of A are ``sqrt(w_b) p_b / |p_b|``
-        and w is the sum of the w_b. With ``A^T A = R^T R`` for an R of orthogonal rows, of squared
-        lengths s, the root of C is ``sqrt(w) (1 - R^T R / (w + sqrt(w (w - s))))``, each row by its s.
+        Its rows have the covariance ``w - A^T A`` where the rows of A are ``sqrt(w_b) p_b / |p_b|`` and w is
+        the sum of the w_b.
 
         Args:
             updates: changed in place.
@@ -124,14 +127,10 @@ class PerturbationRule(Rule):
         inputs = _inputs(layer, pre)
         length = _length(inputs)
         root_weights = size * length
-        total = root_weights.square().sum(-2, keepdim=True)
-        felt = root_weights * inputs / _nonzero(length)
-        squares, rows = _orthogonal_rows(felt)
-        squares = squares.unsqueeze(-2)
-        shrink = -1 / _nonzero(total + (total * (total - squares).clamp_min_(0)).sqrt_())
+        root_total = _length(root_weights.mT)
+        felt = (root_weights / nonzero(length) / nonzero(root_total)) * inputs
         noise = self.randn((*pre.shape[:-2], layer.out_features, inputs.shape[-1]), pre)
-        noise += torch.matmul(torch.matmul(noise, rows.mT).mul_(shrink), rows)
-        noise *= total.sqrt()
+        noise = without(felt, noise).mul_(root_total)
         updates[layer.weight] += noise[..., : layer.in_features]
         if layer.bias is not None:
             updates[layer.bias] += noise[..., -1]
@@ -169,21 +168,25 @@ class FiniteDifference(PerturbationRule):
             return layer.drive(pre).square().mean(-1, keepdim=True).sqrt_()
         return super().deviation(layer, pre)
 
-    def output_change(self, network: Network, trace: Trace, noise: Sequence[Tensor]) -> Tensor:
-        above = perturbed_output(network, trace.activities[0], noise, self.noise)
+    def output_change(
+        self, network: Network, trace: Trace, noise: Sequence[Tensor], deviations: Sequence[Tensor]
+    ) -> Tensor:
+        above = perturbed_output(network, trace.activities[0], noise, deviations, self.noise)
         if self.antithetic:
-            below = perturbed_output(network, trace.activities[0], noise, -self.noise)
+            below = perturbed_output(network, trace.activities[0], noise, deviations, -self.noise)
             return above.sub_(below).div_(2 * self.noise)
         return above.sub_(trace.activities[-1].unsqueeze(-3)).div_(self.noise)
 
 
-def perturbed_output(network: Network, x: Tensor, noise: Sequence[Tensor], size: float) -> Tensor:
-    """The output with ``size * noise`` added to the drives, all draws in one sweep.
+def perturbed_output(
+    network: Network, x: Tensor, noise: Sequence[Tensor], deviations: Sequence[Tensor], size: float
+) -> Tensor:
+    """The output with ``size * deviation * noise`` added to the drives, all draws in one sweep.
 
     Args:
         network: the network.
         x: input, ``(*members, batch, in)``.
-        noise: as for ``PerturbationRule.output_change``.
+        noise, deviations: as for ``PerturbationRule.output_change``.
         size: what the noise is multiplied by.
 
     Returns:
@@ -191,12 +194,12 @@ def perturbed_output(network: Network, x: Tensor, noise: Sequence[Tensor], size:
     """
     first, *others = network.layers
     # The noise comes in behind the synapses, so the first layer's work is the same in all draws.
-    drive = torch.add(first.drive(x).unsqueeze(-3), noise[0], alpha=size)
+    drive = torch.addcmul(first.drive(x).unsqueeze(-3), noise[0], deviations[0], value=size)
     activity = first.activation.forward(drive, out=drive)
     for index, layer in enumerate(others, start=1):
         drive = in_one_batch(layer.drive, activity)
         if index < len(noise):
-            drive.add_(noise[index], alpha=size)
+            drive.addcmul_(noise[index], deviations[index], value=size)
         activity = layer.activation.forward(drive, out=drive)
     return activity
 
@@ -215,23 +218,34 @@ def _length(vectors: Tensor) -> Tensor:
     return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
 
 
-def _orthogonal_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthogonal rows R with ``R^T R = A^T A``, and their squared lengths, by the smaller of A's Gram matrices.
+def without(felt: Tensor, noise: Tensor) -> Tensor:
+    """Rows of standard normal noise, made such that their covariance is ``1 - A^T A``.
+
+    They are multiplied by ``L^T``, where ``L L^T = 1 - A^T A``. Where A has fewer rows than columns the smaller
+    root ``K K^T = 1 - A A^T`` gives one: ``L = 1 - A^T (1 + K)^-1 A``, as multiplying it out shows.
 
     Args:
-        matrix: A, ``(*members, b, i)``.
+        felt: A, ``(*members, b, i)``, of singular values of at most 1.
+        noise: ``(*members, o, i)``.
 
     Returns:
-        The squared lengths ``(*members, min(b, i))``, and R, ``(*members, min(b, i), i)``.
+        A tensor of ``noise``'s shape, the caller's to overwrite.
     """
-    samples, features = matrix.shape[-2:]
-    if samples < features:
-        squares, vectors = torch.linalg.eigh(torch.matmul(matrix, matrix.mT))
-        return squares, torch.matmul(vectors.mT, matrix)
-    squares, vectors = torch.linalg.eigh(torch.matmul(matrix.mT, matrix))
-    return squares, vectors.mT * squares.clamp_min(0).sqrt_().unsqueeze(-1)
+    samples, features = felt.shape[-2:]
+    if samples >= features:
+        return torch.matmul(noise, _root_of_rest(torch.matmul(felt.mT, felt)).mT)
+    root = _root_of_rest(torch.matmul(felt, felt.mT))
+    root.diagonal(dim1=-2, dim2=-1).add_(1)
+    share = torch.linalg.solve_triangular(root, torch.matmul(felt, noise.mT), upper=False)
+    return noise - torch.matmul(share.mT, felt)
 
 
-def _nonzero(tensor: Tensor) -> Tensor:
-    """A divisor that leaves 0 / 0 at 0."""
-    return tensor.masked_fill(tensor == 0, 1)
+def _root_of_rest(gram: Tensor) -> Tensor:
+    """The Cholesky root of ``1 - gram``, ``(*members, n, n)``.
+
+    What is singular would not factor once rounded, so as much as rounding may take is added: noise
+    where there should be none, of that variance.
+    """
+    size = gram.shape[-1]
+    rest = torch.eye(size, dtype=gram.dtype, device=gram.device).mul_(1 + size * torch.finfo(gram.dtype).eps) - gram
+    return torch.linalg.cholesky_ex(rest).L

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bio_rl.activations import Activation, HardSigmoid, ReLU
-from bio_rl.rules.errors import Divergence
+from bio_rl.rules.errors import Divergence, nonzero
 
 CHECK_EVERY = 2
 """Steps from one look at the residuals to the next; on a GPU each look waits for all work queued."""
@@ -123,4 +123,4 @@ def squared_spectral_norm(weight: Tensor, iterations: int = 5) -> Tensor:
     # Squares of its entries would overflow in float32 from a norm of 40 on. By a power of two nothing is rounded.
     vector = torch.ldexp(vector, -torch.frexp(vector.abs().amax(-1, keepdim=True)).exponent)
     length, image = vector.square().sum(-1, keepdim=True), torch.matmul(vector, weight.mT)
-    return image.square().sum(-1, keepdim=True) / length.masked_fill(length == 0, 1)
+    return image.square().sum(-1, keepdim=True) / nonzero(length)

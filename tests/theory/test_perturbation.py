@@ -137,11 +137,11 @@ def test_the_change_of_the_loss_is_its_directional_derivative(build, batch, acti
     x, output_error = batch(network)
     noise = tuple(torch.randn(*members, 7, layer.out_features, dtype=x.dtype) for layer in network.layers)
     still = tuple(torch.zeros_like(kick) for kick in noise)
-    one_draw = [kick.unsqueeze(-3) for kick in noise]
+    one_draw = [kick.unsqueeze(-3) for kick in noise], [torch.ones(1, 1, 1, dtype=x.dtype)] * len(noise)
     _, derivative = torch.func.jvp(lambda *kicks: drives_to_output(network, x, kicks), still, noise)
     trace = Trace(network.activities(x))
     with torch.no_grad():
-        change = network.rule.output_change(network, trace, one_draw).squeeze(-3)
+        change = network.rule.output_change(network, trace, *one_draw).squeeze(-3)
     torch.testing.assert_close(change, derivative, rtol=1e-10, atol=1e-12)
     if activation in ("identity", "relu", "elu"):
         return  # no curvature, or one that jumps: nothing smooth to be wrong by
@@ -152,7 +152,7 @@ def test_the_change_of_the_loss_is_its_directional_derivative(build, batch, acti
         for size in sizes:
             rule = NodePerturbation(1, size, antithetic=antithetic)
             with torch.no_grad():
-                loss_change = (output_error * rule.output_change(network, trace, one_draw).squeeze(-3)).sum(-1)
+                loss_change = (output_error * rule.output_change(network, trace, *one_draw).squeeze(-3)).sum(-1)
             errors.append((loss_change - (output_error * derivative).sum(-1)).norm().item())
         slope = np.polyfit(np.log(sizes), np.log(errors), 1)[0]
         assert slope == pytest.approx(order, abs=0.15)
@@ -201,7 +201,9 @@ def test_noise_differs_between_samples(build, batch):
     x, output_error = batch(network, 2)
     trace = Trace(network.activities(x[:1].expand(2, -1)))
     seen = []
-    network.rule.output_change = lambda network, trace, noise: seen.extend(noise) or output_error.unsqueeze(0)
+    network.rule.output_change = lambda network, trace, noise, deviations: (
+        seen.extend(noise) or output_error.unsqueeze(0)
+    )
     with torch.no_grad():
         network.rule.assign(network, trace, output_error)
     assert len(seen) == 2
