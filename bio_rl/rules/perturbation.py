@@ -115,7 +115,7 @@ class PerturbationRule(Rule):
     def _add_perpendicular_noise(self, updates: Updates, layer: Dense, pre: Tensor, size: Tensor) -> None:
         """Add the part of the weight noise that no sample's drive felt.
 
-        Its rows have the covariance ``w - A^T A`` where the rows of A are ``sqrt(w_b) p_b / |p_b|`` and w is
+        Its rows have the covariance ``w - B^T B`` where the rows of B are ``sqrt(w_b) p_b / |p_b|`` and w is
         the sum of the w_b.
 
         Args:
@@ -125,12 +125,9 @@ class PerturbationRule(Rule):
             size: the loss change per unit of deviation of the drive, ``(*members, batch, 1)``.
         """
         inputs = _inputs(layer, pre)
-        length = _length(inputs)
-        root_weights = size * length
-        root_total = _length(root_weights.mT)
-        felt = (root_weights / nonzero(length) / nonzero(root_total)) * inputs
+        root_total = _length((size * _length(inputs)).mT)
         noise = self.randn((*pre.shape[:-2], layer.out_features, inputs.shape[-1]), pre)
-        noise = without(felt, noise).mul_(root_total)
+        noise = _unfelt(noise, felt=size * inputs / nonzero(root_total)).mul_(root_total)
         updates[layer.weight] += noise[..., : layer.in_features]
         if layer.bias is not None:
             updates[layer.bias] += noise[..., -1]
@@ -218,34 +215,31 @@ def _length(vectors: Tensor) -> Tensor:
     return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
 
 
-def without(felt: Tensor, noise: Tensor) -> Tensor:
+def _unfelt(noise: Tensor, felt: Tensor) -> Tensor:
     """Rows of standard normal noise, made such that their covariance is ``1 - A^T A``.
 
     They are multiplied by ``L^T``, where ``L L^T = 1 - A^T A``. Where A has fewer rows than columns the smaller
     root ``K K^T = 1 - A A^T`` gives one: ``L = 1 - A^T (1 + K)^-1 A``, as multiplying it out shows.
 
     Args:
-        felt: A, ``(*members, b, i)``, of singular values of at most 1.
         noise: ``(*members, o, i)``.
+        felt: A, ``(*members, b, i)``, of singular values of at most 1.
 
     Returns:
         A tensor of ``noise``'s shape, the caller's to overwrite.
     """
     samples, features = felt.shape[-2:]
+    rounding = (samples + features) * torch.finfo(felt.dtype).eps
     if samples >= features:
-        return torch.matmul(noise, _root_of_rest(torch.matmul(felt.mT, felt)).mT)
-    root = _root_of_rest(torch.matmul(felt, felt.mT))
+        return torch.matmul(noise, _root_of_rest(torch.matmul(felt.mT, felt), rounding).mT)
+    root = _root_of_rest(torch.matmul(felt, felt.mT), rounding)
     root.diagonal(dim1=-2, dim2=-1).add_(1)
     share = torch.linalg.solve_triangular(root, torch.matmul(felt, noise.mT), upper=False)
     return noise - torch.matmul(share.mT, felt)
 
 
-def _root_of_rest(gram: Tensor) -> Tensor:
-    """The Cholesky root of ``1 - gram``, ``(*members, n, n)``.
-
-    What is singular would not factor once rounded, so as much as rounding may take is added: noise
-    where there should be none, of that variance.
-    """
-    size = gram.shape[-1]
-    rest = torch.eye(size, dtype=gram.dtype, device=gram.device).mul_(1 + size * torch.finfo(gram.dtype).eps) - gram
+def _root_of_rest(gram: Tensor, rounding: float) -> Tensor:
+    """The Cholesky root of ``1 + rounding - gram``, ``(*members, n, n)``, which has one where 1 - gram is singular too."""
+    rest = gram.neg_()
+    rest.diagonal(dim1=-2, dim2=-1).add_(1 + rounding)
     return torch.linalg.cholesky_ex(rest).L
