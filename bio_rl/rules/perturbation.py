@@ -239,7 +239,7 @@ def _unfelt(noise: Tensor, felt: Tensor) -> Tensor:
 
 
 def _root_of_rest(gram: Tensor, rounding: float) -> Tensor:
-    """The Cholesky root of ``1 + rounding - gram``, ``(*members, n, n)``: there is one where 1 - gram is singular too."""
+    """The Cholesky root of ``1 + rounding - gram``, ``(*members, n, n)``; without rounding it might have none."""
     rest = gram.neg_()
     rest.diagonal(dim1=-2, dim2=-1).add_(1 + rounding)
     return torch.linalg.cholesky_ex(rest).L
