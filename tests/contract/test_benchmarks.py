@@ -116,8 +116,10 @@ def test_throughput_reports_a_ratio(agent, capsys):
 def test_perturbation_costs_little_more_than_its_extra_sweeps(rule, depth, batch):
     """K draws need K sweeps; all else that a rule does may be at most half of that."""
     row = update_cost.cost(rule, 64, depth, batch, seconds=0)
-    sweep = 2 * batch * 64**2 * depth
-    assert row["flops"] <= 1.5 * make_rule(rule).draws * sweep
+    sweep, draws = 2 * batch * 64**2 * depth, make_rule(rule).draws
+    assert row["flops"] <= 1.5 * draws * sweep
+    autograd = row["flops"] / row["arithmetic_ratio"]
+    assert row["arithmetic_over_draws"] == pytest.approx(row["flops"] / (autograd + draws * sweep))
 
 
 def test_variance_writes_a_row_for_each_network_and_a_figure(tmp_path, capsys):
