@@ -116,7 +116,7 @@ class PerturbationRule(Rule):
         """Add the part of the weight noise that no sample's drive felt.
 
         Its rows have the covariance ``w - B^T B`` where the rows of B are ``sqrt(w_b) p_b / |p_b|`` and w is
-        the sum of the w_b.
+        the sum of the w_b. As ``sqrt(w_b) = size_b |p_b|``, B is ``size * p``.
 
         Args:
             updates: changed in place.
