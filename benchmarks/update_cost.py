@@ -231,7 +231,7 @@ def summary(rows: Sequence[Row]) -> Table:
         table.add_column(column.removesuffix("_ratio").replace("_over_", " /\n"), justify="right", no_wrap=True)
     for name, group in itertools.groupby(rows, key=lambda row: row["rule"]):
         own = list(group)
-        ratios = [spread([row[column] for row in own]) for column in RATIOS]
+        ratios = [spread([row[column] for row in own], "\n") for column in RATIOS]
         table.add_row(name, *ratios, *(f"{slope:.2f}" for slope in exponents(own)))
     return table
 
@@ -241,8 +241,7 @@ def against_draws(rows: Sequence[Row]) -> Iterator[str]:
     for name, group in itertools.groupby((row for row in rows if row["draws"]), key=lambda row: row["rule"]):
         own = list(group)
         arithmetic, time_taken = (
-            spread([row[column] for row in own]).replace("\n", ", ")
-            for column in ("arithmetic_over_draws", "time_over_draws")
+            spread([row[column] for row in own], ", ") for column in ("arithmetic_over_draws", "time_over_draws")
         )
         yield (
             f"{name}, as a multiple of the arithmetic of autograd and {own[0]['draws']} whole sweeps: "
@@ -250,8 +249,8 @@ def against_draws(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f}\n{min(values):.2f}–{max(values):.2f}"
+def spread(values: Sequence[float], between: str) -> str:
+    return f"{statistics.median(values):.2f}{between}{min(values):.2f}–{max(values):.2f}"
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

@@ -70,7 +70,7 @@ def check_settings(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         number = _scheduled(value) if key in SCHEDULED else value
         if value is not None and number not in allowed:
-            raise ValueError(f"{key}={value}: {key} must be {allowed}")
+            raise ValueError(f"{key}={value}: {key} must be {allowed}{_no_schedule(key, value)}")
     betas = OmegaConf.select(config, "optimizer.betas")
     if betas is not None and not (len(betas) == 2 and all(beta in FRACTION for beta in betas)):
         raise ValueError(f"optimizer.betas={betas}: optimizer.betas must be two numbers from 0 to 1")
@@ -83,6 +83,15 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except Exception as error:  # each backend has its own
         raise ValueError(f"device={device}: torch has no such device here; device=cpu works") from error
+
+
+def _no_schedule(key: str, value: object) -> str:
+    """What to say of a schedule where none can be."""
+    if key in SCHEDULED or not str(value).startswith("lin_"):
+        return ""
+    if key == "optimizer.critic_learning_rate":
+        return "; it follows the schedule of optimizer.learning_rate"
+    return f"; schedules are for {', '.join(SCHEDULED)}"
 
 
 def _scheduled(value: object) -> object:
