@@ -175,7 +175,7 @@ class _Composer:
             return
         if group not in self.groups:
             return
-        known = self.loader.get_group_options(group)
+        known = self._known_choices(group)
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
         for choice in map(_text, values):
             # A mapping in a group's place is a setting, which Hydra merges into the choice.
@@ -183,6 +183,13 @@ class _Composer:
                 key = override.get_key_element().removeprefix("rule@")
                 remedy = nearest(choice, known) or f" ({group}/ has {', '.join(known)})"
                 raise UserError(f"{key}={choice}: {group} has no choice {choice!r}{remedy}")
+
+    def _known_choices(self, group: str) -> list[str]:
+        """The choices from a group, those in its folders included, as ``cartpole/ppo`` from ``tuned``."""
+        known = self.loader.get_group_options(group)
+        for folder in self.loader.list_groups(group):
+            known += [f"{folder}/{choice}" for choice in self._known_choices(f"{group}/{folder}")]
+        return known
 
     def _check_settings(self, overrides: Sequence[Override]) -> None:
         """A setting must exist in the configs that the choices made, and keep its type."""

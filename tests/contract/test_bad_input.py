@@ -24,6 +24,8 @@ from bio_rl.cli import main
         ("train ~seed", "~seed: a run needs seed"),
         ("train ~logging", "~logging: a run needs logging"),
         ("train rule=[backprop,readout]", "rule has no choice"),
+        ("train tuned=cartpole/poo", "tuned has no choice 'cartpole/poo'; did you mean 'cartpole/ppo'"),
+        ("train tuned=nowhere", "(tuned/ has acrobot/a2c, acrobot/ppo"),
         ("train critic_rule=readuot", "critic_rule=readuot: rule has no choice 'readuot'; did you mean 'readout'"),
         ("train -m rule=backprop,readot", "did you mean 'readout'"),
         ("train rule=backprop,readout", "add -m"),

@@ -135,6 +135,8 @@ def test_tuned_settings_yield_to_the_command_line() -> None:
     assert (given.config.optimizer.learning_rate, given.config.agent.n_epochs) == (0.5, 3)
     (other,) = compose_jobs(parse(["env=cartpole", "agent=a2c"]))
     assert other.config.optimizer.name == "rmsprop"
+    (chosen,) = compose_jobs(parse(["env=acrobot", "tuned=cartpole/ppo"]))
+    assert chosen.config.optimizer.learning_rate == "lin_0.001"
 
 
 @pytest.mark.parametrize("name", rule_names())
