@@ -138,21 +138,17 @@ def descend(network: Network, trace: Trace, output_error: Tensor, feedback: Iter
         yield delta
 
 
-def local_updates(network: Network, trace: Trace, deltas: Iterable[Tensor], *, use_up: bool = False) -> Updates:
+def local_updates(network: Network, trace: Trace, deltas: Iterable[Tensor]) -> Updates:
     """Each layer's update from the activity below it and its own delta.
 
     Args:
         network, trace: as for ``Rule.assign``.
         deltas: from the last layer to the first. Each is used as it comes, so that one at a time
             is in memory.
-        use_up: whether each activity leaves the trace once it has served, so that memory falls
-            during the sweep as it does in autograd; for a rule that does not need the trace again.
     """
     updates: Updates = {}
-    activities = trace.activities if use_up else list(trace.activities)
-    for layer, delta in zip(reversed(network.layers), deltas, strict=True):
-        activities.pop()
-        updates.update(layer.outer(activities[-1], delta))
+    for layer, pre, delta in zip(reversed(network.layers), trace.activities[-2::-1], deltas, strict=True):
+        updates.update(layer.outer(pre, delta))
     return updates
 
 

@@ -1,12 +1,10 @@
 """Direct feedback alignment: the output error is broadcast to every hidden layer."""
 
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, local_updates, random_feedback
+from bio_rl.rules.base import Rule, Trace, check_positive, random_feedback
 
 
 class DirectFeedbackAlignment(Rule):
@@ -33,12 +31,12 @@ class DirectFeedbackAlignment(Rule):
         )
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
-        return local_updates(network, trace, self._deltas(network, trace, output_error), use_up=True)
-
-    def _deltas(self, network: Network, trace: Trace, output_error: Tensor) -> Iterator[Tensor]:
-        output = network.layers[-1]
-        output_delta = output.activation.gate(output_error, trace.activities[-1])
-        yield output_delta
-        for index in range(len(network.layers) - 2, -1, -1):
-            signal = output.feedback(output_delta, self.feedback[index])
-            yield network.layers[index].activation.gate(signal, trace.activities[index + 1], out=signal)
+        # Each activity leaves the trace once it has served, so that memory falls as it does in autograd.
+        output, activities = network.layers[-1], trace.activities
+        output_delta = output.activation.gate(output_error, activities.pop())
+        updates = output.outer(activities[-1], output_delta)
+        for layer, weight in zip(network.layers[-2::-1], reversed(self.feedback), strict=True):
+            signal = output.feedback(output_delta, weight)
+            delta = layer.activation.gate(signal, activities.pop(), out=signal)
+            updates.update(layer.outer(activities[-1], delta))
+        return updates

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, descend, local_updates, random_feedback
+from bio_rl.rules.base import Rule, Trace, check_positive, random_feedback
 
 
 class LayerwiseFeedback(Rule):
@@ -18,8 +18,15 @@ class LayerwiseFeedback(Rule):
     def feedback_weights(self, network: Network) -> Sequence[Tensor]: ...
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
-        deltas = descend(network, trace, output_error, self.descending_weights(network))
-        return local_updates(network, trace, deltas, use_up=True)
+        # Each activity leaves the trace once it has served, so that memory falls as it does in autograd.
+        layers, activities = network.layers, trace.activities
+        delta = layers[-1].activation.gate(output_error, activities.pop())
+        updates = layers[-1].outer(activities[-1], delta)
+        for above, layer, weight in zip(layers[:0:-1], layers[-2::-1], self.descending_weights(network), strict=True):
+            signal = above.feedback(delta, weight)
+            delta = layer.activation.gate(signal, activities.pop(), out=signal)
+            updates.update(layer.outer(activities[-1], delta))
+        return updates
 
     def descending_weights(self, network: Network) -> Iterable[Tensor]:
         """The feedback weights of one update, from the last layer to the second."""
