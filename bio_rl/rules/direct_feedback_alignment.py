@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, random_feedback
+from bio_rl.rules.base import Rule, Trace, check_positive, listed, random_feedback
 
 
 class DirectFeedbackAlignment(Rule):
@@ -35,7 +35,7 @@ class DirectFeedbackAlignment(Rule):
         output, activities = network.layers[-1], trace.activities
         output_delta = output.activation.gate(output_error, activities.pop())
         updates = output.outer(activities[-1], output_delta)
-        for layer, weight in zip(network.layers[-2::-1], reversed(self.feedback), strict=True):
+        for layer, weight in zip(network.layers[-2::-1], reversed(listed(self.feedback)), strict=True):
             signal = output.feedback(output_delta, weight)
             delta = layer.activation.gate(signal, activities.pop(), out=signal)
             updates.update(layer.outer(activities[-1], delta))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, random_feedback
+from bio_rl.rules.base import Rule, Trace, check_positive, listed, random_feedback
 
 
 class LayerwiseFeedback(Rule):
@@ -57,4 +57,4 @@ class RandomFeedback(LayerwiseFeedback):
         ).requires_grad_(self.learnt)
 
     def feedback_weights(self, network: Network) -> Sequence[Tensor]:
-        return list(self.feedback)
+        return listed(self.feedback)

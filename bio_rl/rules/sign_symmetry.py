@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Dense
 from bio_rl.network import Network
-from bio_rl.rules.base import check_positive
+from bio_rl.rules.base import check_positive, listed
 from bio_rl.rules.layerwise import LayerwiseFeedback
 
 Magnitudes = Literal["uniform", "fixed_random", "batch_random"]
@@ -51,7 +51,7 @@ class SignSymmetry(LayerwiseFeedback):
         return [torch.copysign(size, layer.weight) for size, layer in zip(self.sizes, network.layers[1:], strict=True)]
 
     def descending_weights(self, network: Network) -> Iterator[Tensor]:
-        for layer, size in zip(reversed(network.layers[1:]), reversed(self.sizes), strict=True):
+        for layer, size in zip(reversed(network.layers[1:]), reversed(listed(self.sizes)), strict=True):
             yield torch.copysign(self._draw(layer) if self.magnitudes == "batch_random" else size, layer.weight)
 
     def _draw(self, layer: Dense) -> Tensor:
