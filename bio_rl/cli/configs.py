@@ -186,10 +186,9 @@ class _Composer:
 
     def _known_choices(self, group: str) -> list[str]:
         """The choices from a group, those in its folders included, as ``cartpole/ppo`` from ``tuned``."""
-        known = self.loader.get_group_options(group)
-        for folder in self.loader.list_groups(group):
-            known += [f"{folder}/{choice}" for choice in self._known_choices(f"{group}/{folder}")]
-        return known
+        folders = self.loader.list_groups(group)
+        deeper = (f"{folder}/{choice}" for folder in folders for choice in self._known_choices(f"{group}/{folder}"))
+        return [*self.loader.get_group_options(group), *deeper]
 
     def _check_settings(self, overrides: Sequence[Override]) -> None:
         """A setting must exist in the configs that the choices made, and keep its type."""

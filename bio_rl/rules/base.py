@@ -162,7 +162,7 @@ def random_feedback(rule: Rule, like: Tensor, rows: int, columns: int, scale: fl
     return nn.Parameter(rule.randn(shape, like).mul_(scale * columns**-0.5), requires_grad=False)
 
 
-def listed(weights: nn.ParameterList) -> list[Tensor]:
+def listed(weights: nn.ParameterList) -> list[nn.Parameter]:
     """What a ParameterList holds, without its search for each by name, which costs as much as a small kernel."""
     return list(weights._parameters.values())  # type: ignore[arg-type]
 

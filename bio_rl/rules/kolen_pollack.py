@@ -6,7 +6,7 @@ from torch.nn import Parameter
 
 from bio_rl.layers import Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Trace, check_not_negative
+from bio_rl.rules.base import Trace, check_not_negative, listed
 from bio_rl.rules.layerwise import RandomFeedback
 
 
@@ -42,7 +42,7 @@ class KolenPollack(RandomFeedback):
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         updates = super().assign(network, trace, output_error)
-        for layer, feedback in zip(network.layers[1:], self.feedback, strict=True):
+        for layer, feedback in zip(network.layers[1:], listed(self.feedback), strict=True):
             learn_alike(updates, layer.weight, feedback, self.decay)
         return updates
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from bio_rl.layers import Dense, Updates
 from bio_rl.network import Network
-from bio_rl.rules.base import Trace
+from bio_rl.rules.base import Trace, listed
 from bio_rl.rules.errors import matched
 from bio_rl.rules.layerwise import RandomFeedback
 
@@ -39,7 +39,7 @@ class WeightMirror(RandomFeedback):
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         updates = super().assign(network, trace, output_error)
-        for layer, feedback in zip(network.layers[1:], self.feedback, strict=True):
+        for layer, feedback in zip(network.layers[1:], listed(self.feedback), strict=True):
             updates[feedback] = matched(feedback - self._mirror(layer), updates[layer.weight])
         return updates
 

@@ -40,7 +40,10 @@ from bio_rl.cli import main
         ("train optimizer.learning_rate=lin_x", "must be a number above 0"),
         ("train optimizer.learning_rate=0", "must be a number above 0"),
         ("train optimizer.learning_rate=inf", "must be a number above 0"),
-        ("train optimizer.critic_learning_rate=lin_0.1", "above 0; it follows the schedule of optimizer.learning_rate"),
+        (
+            "train optimizer.critic_learning_rate=lin_0.1",
+            "critic_learning_rate must be a number above 0; it follows the schedule of optimizer.learning_rate",
+        ),
         ("train agent.target_kl=lin_0.1", "agent.target_kl must be a number above 0; schedules are for"),
         ("train optimizer.betas=[0.9]", "optimizer.betas must be two numbers"),
         ("train evaluation=null", "evaluation must be a mapping"),
