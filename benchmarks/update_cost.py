@@ -23,6 +23,10 @@ as well as autograd.
 
 Draws: a rule that draws K perturbations is also compared with autograd's arithmetic and that of K
 whole forward sweeps together, in its arithmetic and in its time.
+
+``bare`` is not a rule but the least that one in Python can cost: backprop's kernels, written out for
+this one network, between the two calls that autograd makes. Where that takes longer than autograd,
+every rule does.
 """
 
 import argparse
@@ -41,15 +45,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
 
+from bio_rl.activations import tanh_backward_out
 from bio_rl.network import Network
 from bio_rl.rules import make_rule, rule_names
 
 Update = Callable[[], None]
 Row = dict[str, Any]
+BARE = "bare"
 SIZES = ("width", "depth", "batch")
 RATIOS = ("time_ratio", "memory_ratio", "arithmetic_ratio", "time_over_arithmetic")
 # The flop counter knows these products, but not their in-place forms.
@@ -79,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rules", nargs="+", default=rule_names(), choices=rule_names(), metavar="RULE")
+    choices = [BARE, *rule_names()]
+    parser.add_argument("--rules", nargs="+", default=choices, choices=choices, metavar="RULE")
     parser.add_argument("--widths", nargs="+", type=int, default=[64, 256, 1024])
     parser.add_argument("--depths", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 256, 2048])
@@ -96,15 +104,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def cost(name: str, width: int, depth: int, batch: int, seconds: float) -> Row:
     """One row: what one update costs under a rule, and under autograd, in a network of this size."""
     plain = plain_network(width, depth)
-    network = Network.from_sequential(plain, make_rule(name))
-    network.modulator = torch.randn(batch)  # what a gated rule asks its agent for
+    learner = Bare(plain) if name == BARE else network_with(name, plain, batch)
     x, output_error = torch.randn(batch, width), torch.randn(batch, width) / batch
-    updates = one_update(network, x, output_error), one_update(plain, x, output_error)
+    updates = one_update(learner, x, output_error), one_update(plain, x, output_error)
     times, autograd_times = alternating_times(*updates, seconds)
     first, median, third = statistics.quantiles([a / b for a, b in zip(times, autograd_times, strict=True)], n=4)
     memory, autograd_memory = map(peak_bytes, updates)
     flops, autograd_flops = map(matrix_flops, updates)
-    draws = getattr(network.rule, "draws", 0)
+    draws = getattr(learner.rule, "draws", 0) if isinstance(learner, Network) else 0
     flops_of_draws = autograd_flops + draws * matrix_flops(lambda: plain(x))
     return {
         "rule": name,
@@ -131,6 +138,49 @@ def cost(name: str, width: int, depth: int, batch: int, seconds: float) -> Row:
 def plain_network(width: int, depth: int) -> nn.Sequential:
     hidden = [module for _ in range(depth - 1) for module in (nn.Linear(width, width), nn.Tanh())]
     return nn.Sequential(*hidden, nn.Linear(width, width))
+
+
+def network_with(rule: str, plain: nn.Sequential, batch: int) -> Network:
+    network = Network.from_sequential(plain, make_rule(rule))
+    network.modulator = torch.randn(batch)  # what a gated rule asks its agent for
+    return network
+
+
+class Bare(nn.Module):
+    """What autograd calls on the way up and on the way down, with nothing but backprop's kernels in between.
+
+    It knows its layers in advance (tanh, biases, no members), asks no rule and checks nothing.
+    """
+
+    def __init__(self, plain: nn.Sequential):
+        super().__init__()
+        self.plain = plain
+        self.learnable = tuple(plain.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return BareFunction.apply(x, *self.learnable)  # type: ignore[no-untyped-call]
+
+
+class BareFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        activities = [x]
+        for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+            activities.append(F.linear(activities[-1], weight, bias).tanh_())
+        ctx.save_for_backward(*activities)
+        ctx.weights = parameters[::2]
+        return F.linear(activities[-1], *parameters[-2:])
+
+    @staticmethod
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
+        (*activities,) = ctx.saved_tensors
+        ctx.maybe_clear_saved_tensors()  # each activity is freed once it has served
+        updates = [delta.sum(0), torch.mm(delta.t(), activities[-1])]
+        for weight in ctx.weights[:0:-1]:
+            signal = torch.mm(delta, weight)
+            delta = tanh_backward_out(signal, activities.pop(), grad_input=signal)
+            updates += (delta.sum(0), torch.mm(delta.t(), activities[-1]))
+        return None, *reversed(updates)
 
 
 def one_update(model: nn.Module, x: Tensor, output_error: Tensor) -> Update:

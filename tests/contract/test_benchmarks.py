@@ -21,18 +21,27 @@ def _threads_as_before():
 def test_update_cost_writes_a_row_for_each_rule_and_size(tmp_path, capsys):
     path = tmp_path / "cost.csv"
     sizes = ["--widths", "8", "16", "--depths", "2", "--batches", "4", "--seconds", "0"]
-    update_cost.main(["--rules", "backprop", "feedback_alignment", *sizes, "--csv", str(path)])
+    rules = ("bare", "backprop", "feedback_alignment")
+    update_cost.main(["--rules", *rules, *sizes, "--csv", str(path)])
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["rule"], row["width"]) for row in rows] == [
-        (rule, width) for rule in ("backprop", "feedback_alignment") for width in ("8", "16")
-    ]
+    assert [(row["rule"], row["width"]) for row in rows] == [(rule, width) for rule in rules for width in ("8", "16")]
     for row in rows:
         # Two forward products, one backward, two outer ones; autograd's are the same.
         assert int(row["flops"]) == 5 * 2 * 4 * int(row["width"]) ** 2
         assert float(row["arithmetic_ratio"]) == 1
         assert float(row["time_ratio"]) > 0
     assert "feedback_alignment" in capsys.readouterr().out
+
+
+def test_the_bare_boundary_gives_the_gradient():
+    plain = update_cost.plain_network(8, 3).double()
+    x, output_error = torch.randn(2, 5, 8, dtype=torch.float64)
+    gradients = []
+    for model in (update_cost.Bare(plain), plain):
+        update_cost.one_update(model, x, output_error)()
+        gradients.append([parameter.grad for parameter in plain.parameters()])
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("rule", ["backprop", "feedback_alignment", "direct_feedback_alignment"])
