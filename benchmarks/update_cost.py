@@ -30,6 +30,7 @@ every rule does.
 """
 
 import argparse
+import copy
 import csv
 import itertools
 import math
@@ -154,8 +155,8 @@ class Bare(nn.Module):
 
     def __init__(self, plain: nn.Sequential):
         super().__init__()
-        self.plain = plain
-        self.learnable = tuple(plain.parameters())
+        self.plain = copy.deepcopy(plain)  # weights of its own, as a Network has
+        self.learnable = tuple(self.plain.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
         return BareFunction.apply(x, *self.learnable)  # type: ignore[no-untyped-call]

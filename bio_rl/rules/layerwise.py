@@ -20,12 +20,15 @@ class LayerwiseFeedback(Rule):
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         # Each activity leaves the trace once it has served, so that memory falls as it does in autograd.
         layers, activities = network.layers, trace.activities
+        updates: Updates = {}
+        feedback = iter(self.descending_weights(network))
         delta = layers[-1].activation.gate(output_error, activities.pop())
-        updates = layers[-1].outer(activities[-1], delta)
-        for above, layer, weight in zip(layers[:0:-1], layers[-2::-1], self.descending_weights(network), strict=True):
-            signal = above.feedback(delta, weight)
-            delta = layer.activation.gate(signal, activities.pop(), out=signal)
+        for layer, below in zip(layers[:0:-1], layers[-2::-1], strict=True):
+            # Nothing holds the weight: one that was made for this product is freed before the update is made.
+            signal = layer.feedback(delta, next(feedback))
             updates.update(layer.outer(activities[-1], delta))
+            delta = below.activation.gate(signal, activities.pop(), out=signal)
+        updates.update(layers[0].outer(activities[-1], delta))
         return updates
 
     def descending_weights(self, network: Network) -> Iterable[Tensor]:

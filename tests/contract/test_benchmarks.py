@@ -40,11 +40,11 @@ def test_the_bare_boundary_gives_the_gradient():
     gradients = []
     for model in (update_cost.Bare(plain), plain):
         update_cost.one_update(model, x, output_error)()
-        gradients.append([parameter.grad for parameter in plain.parameters()])
+        gradients.append([parameter.grad for parameter in model.parameters()])
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("rule", ["backprop", "feedback_alignment", "direct_feedback_alignment"])
+@pytest.mark.parametrize("rule", ["backprop", "feedback_alignment", "direct_feedback_alignment", "sign_symmetry"])
 @pytest.mark.parametrize(("width", "depth", "batch"), [(64, 8, 64), (64, 2, 512), (256, 4, 16)])
 def test_an_update_needs_no_more_memory_than_autograds(rule, width, depth, batch):
     plain = update_cost.plain_network(width, depth)
