@@ -46,7 +46,7 @@ class SegregatedDendrites(Rule):
     separate_phases = True
     nonlocal_scalars = "norm of the output error, mean of the apical potential over the batch"
 
-    def __init__(self, nudge: float = 0.5, slope: float = 0.05, centred: bool = True, feedback_scale: float = 1.0):
+    def __init__(self, nudge: float = 0.5, slope: float = 0.01, centred: bool = True, feedback_scale: float = 1.0):
         super().__init__()
         check_positive(nudge=nudge, slope=slope, feedback_scale=feedback_scale)
         self.nudge = nudge
