@@ -92,7 +92,7 @@ def test_centred_plateaus_see_the_error_of_large_outputs(build, batch):
     seen = {}
     for centred in (True, False):
         torch.manual_seed(0)
-        network = build(SegregatedDendrites(centred=centred, feedback_scale=3), (4, 16, 1))
+        network = build(SegregatedDendrites(slope=0.05, centred=centred, feedback_scale=3), (4, 16, 1))
         with torch.no_grad():
             network.layers[-1].bias += 100
         x, output_error = batch(network, 64)
