@@ -24,11 +24,15 @@ class LayerwiseFeedback(Rule):
         feedback = iter(self.descending_weights(network))
         delta = layers[-1].activation.gate(output_error, activities.pop())
         for layer, below in zip(layers[:0:-1], layers[-2::-1], strict=True):
-            # Nothing holds the weight: one that was made for this product is freed before the update is made.
-            signal = layer.feedback(delta, next(feedback))
+            if (weight := next(feedback, None)) is None:
+                raise ValueError("there must be a feedback weight for each layer but the first")
+            signal = layer.feedback(delta, weight)
+            del weight  # one that was made for this product is freed before the update is made
             updates.update(layer.outer(activities[-1], delta))
             delta = below.activation.gate(signal, activities.pop(), out=signal)
         updates.update(layers[0].outer(activities[-1], delta))
+        if next(feedback, None) is not None:
+            raise ValueError("there must be no more feedback weights than layers but the first")
         return updates
 
     def descending_weights(self, network: Network) -> Iterable[Tensor]:

@@ -39,6 +39,18 @@ def recursion(network, x, output_error, feedback):
     return updates
 
 
+@pytest.mark.parametrize(("first", "message"), [(0, "no more feedback weights"), (2, "a feedback weight for each")])
+def test_feedback_weights_must_be_as_many_as_the_layers_but_the_first(build, batch, first, message):
+    class Miscounted(Backprop):
+        def feedback_weights(self, network):
+            return [layer.weight for layer in network.layers[first:]]
+
+    network = build(Miscounted(), (4, 4, 4, 4))
+    x, output_error = batch(network)
+    with pytest.raises(ValueError, match=message):
+        network(x).backward(output_error)
+
+
 @pytest.mark.parametrize(("sizes", "activation", "bias", "members"), SHAPES)
 @pytest.mark.parametrize("rule", [FeedbackAlignment, SignSymmetry, WeightMirror, lambda: KolenPollack(decay=0)])
 def test_layerwise_feedback_follows_its_recursion(build, batch, rule, sizes, activation, bias, members):
