@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bio_rl.layers import Dense as Dense
     from bio_rl.network import Network as Network
-    from bio_rl.rules import Rule as Rule
+    from bio_rl.rule import Rule as Rule
     from bio_rl.rules import make_rule as make_rule
 
 __version__ = "0.1.0"
 __all__ = ["Dense", "Network", "Rule", "make_rule"]
 
-_HOME = {"Dense": "layers", "Network": "network", "Rule": "rules", "make_rule": "rules"}
+_HOME = {"Dense": "layers", "Network": "network", "Rule": "rule", "make_rule": "rules"}
 
 
 def __getattr__(name: str) -> Any:

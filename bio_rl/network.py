@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 
 from bio_rl.activations import ACTIVATIONS
 from bio_rl.layers import Dense
-from bio_rl.rules.base import Rule, Trace
+from bio_rl.rule import Rule, Trace
 
 
 class Network(nn.Module):

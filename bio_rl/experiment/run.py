@@ -23,7 +23,7 @@ from bio_rl.experiment.logger import log_config, log_final, make_logger
 from bio_rl.experiment.progress import ProgressBar
 from bio_rl.experiment.settings import check_settings
 from bio_rl.network import Network
-from bio_rl.rules.errors import Divergence
+from bio_rl.rule import Divergence
 
 SAVE_MODEL = "agents.save_model"
 """By its name, as Hydra's ``_target_`` names the agent: what runs agents does not depend on them."""

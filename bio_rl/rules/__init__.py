@@ -8,15 +8,14 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from bio_rl.rules.base import Rule, Trace
+from bio_rl.rule import Rule, Trace
 
 __all__ = ["Rule", "Trace", "make_rule", "rule_class", "rule_names"]
 
 
 def rule_names() -> list[str]:
     """The names of the rules that bio_rl ships."""
-    names = [module.name for module in iter_modules(__path__)]
-    return sorted(name for name in names if hasattr(import_module(f"{__name__}.{name}"), _class_name(name)))
+    return sorted(module.name for module in iter_modules(__path__))
 
 
 def rule_class(name: str) -> type[Rule]:

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from bio_rl.mechanisms.descent import LayerwiseFeedback
 from bio_rl.network import Network
-from bio_rl.rules.layerwise import LayerwiseFeedback
 
 
 class Backprop(LayerwiseFeedback):

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from bio_rl.activations import ACTIVATIONS, Activation
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.descent import local_updates
+from bio_rl.mechanisms.feedback_weights import at_most, random_feedback
+from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, local_updates, random_feedback
-from bio_rl.rules.errors import at_most, unit_error
+from bio_rl.rule import Rule, Trace
 
 Form = Literal["burstccn", "burstprop"]
 

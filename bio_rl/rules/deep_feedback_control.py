@@ -7,11 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.arithmetic import add_product, nonzero
+from bio_rl.mechanisms.descent import descend, local_updates
+from bio_rl.mechanisms.feedback_weights import matched, random_feedback
+from bio_rl.mechanisms.local_jacobians import jacobian_updates
+from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.relaxation import relax
+from bio_rl.mechanisms.settings import check_not_negative, check_positive, check_steps
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_not_negative, check_positive, descend, local_updates, random_feedback
-from bio_rl.rules.errors import Divergence, matched, nonzero, unit_error
-from bio_rl.rules.local_jacobians import jacobian_updates
-from bio_rl.rules.relaxation import add_product, check_steps, relax
+from bio_rl.rule import Divergence, Rule, Trace
 
 Feedback = Literal["learnt", "transpose"]
 

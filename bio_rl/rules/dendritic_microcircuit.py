@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Dense, Updates
+from bio_rl.mechanisms.feedback_weights import at_most, random_feedback
+from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, random_feedback
-from bio_rl.rules.errors import Divergence, at_most, unit_error
+from bio_rl.rule import Divergence, Rule, Trace
 
 Dynamics = Literal["steady", "continuous"]
 Start = Literal["self_predicting", "random"]

@@ -3,8 +3,10 @@
 from torch import Tensor, nn
 
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.feedback_weights import listed, random_feedback
+from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, listed, random_feedback
+from bio_rl.rule import Rule, Trace
 
 
 class DirectFeedbackAlignment(Rule):

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Dense, Updates
+from bio_rl.mechanisms.arithmetic import add_product
+from bio_rl.mechanisms.feedback_weights import learn_alike, random_feedback
+from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.relaxation import relax, response, squared_spectral_norm
+from bio_rl.mechanisms.settings import check_not_negative, check_positive, check_steps
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_not_negative, check_positive, random_feedback
-from bio_rl.rules.errors import unit_error
-from bio_rl.rules.kolen_pollack import learn_alike
-from bio_rl.rules.relaxation import add_product, check_steps, relax, response, squared_spectral_norm
+from bio_rl.rule import Rule, Trace
 
 Nudging = Literal["symmetric", "one_sided"]
 Feedback = Literal["tied", "learnt"]

@@ -1,6 +1,6 @@
 """Feedback alignment: random feedback supports learning because the forward weights come to agree with it."""
 
-from bio_rl.rules.layerwise import RandomFeedback
+from bio_rl.mechanisms.feedback_weights import RandomFeedback
 
 
 class FeedbackAlignment(RandomFeedback):

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from bio_rl.mechanisms.perturbation import PerturbationRule, in_one_batch
 from bio_rl.network import Network
-from bio_rl.rules.base import Trace
-from bio_rl.rules.perturbation import PerturbationRule, in_one_batch
+from bio_rl.rule import Trace
 
 DIRECTIONS = ("weights", "activities")
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.arithmetic import nonzero
 from bio_rl.network import Network
+from bio_rl.rule import Rule, Trace
 from bio_rl.rules import make_rule, rule_class
-from bio_rl.rules.base import Rule, Trace
-from bio_rl.rules.errors import nonzero
 
 
 class RunningMean(nn.Module):

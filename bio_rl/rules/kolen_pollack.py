@@ -1,13 +1,12 @@
 """Kolen–Pollack: feedback that gets the forward weights' update, and decays with them, becomes them."""
 
-import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.feedback_weights import RandomFeedback, learn_alike, listed
+from bio_rl.mechanisms.settings import check_not_negative
 from bio_rl.network import Network
-from bio_rl.rules.base import Trace, check_not_negative, listed
-from bio_rl.rules.layerwise import RandomFeedback
+from bio_rl.rule import Trace
 
 
 class KolenPollack(RandomFeedback):
@@ -45,11 +44,3 @@ class KolenPollack(RandomFeedback):
         for layer, feedback in zip(network.layers[1:], listed(self.feedback), strict=True):
             learn_alike(updates, layer.weight, feedback, self.decay)
         return updates
-
-
-def learn_alike(updates: Updates, weight: Parameter, feedback: Parameter, decay: float) -> None:
-    """Give feedback the forward weights' update, and let both decay in proportion to their own plasticity."""
-    plasticity = updates[weight]
-    size = plasticity.abs()
-    updates[feedback] = torch.addcmul(plasticity, size, feedback, value=decay)
-    updates[weight] = plasticity.addcmul_(size, weight, value=decay)

@@ -1,6 +1,6 @@
 """Node perturbation: noise in the neurons, correlated with what it did to the loss."""
 
-from bio_rl.rules.perturbation import FiniteDifference
+from bio_rl.mechanisms.perturbation import FiniteDifference
 
 
 class NodePerturbation(FiniteDifference):
@@ -10,7 +10,7 @@ class NodePerturbation(FiniteDifference):
     at every drive, with no feedback weights (Werfel, Xie & Seung 2005). The network acts without
     noise, and each noisy sweep is compared with that one. The estimate's variance grows as the
     number of perturbed neurons over ``draws``. How the change of the loss is known:
-    ``bio_rl.rules.perturbation``.
+    ``bio_rl.mechanisms.perturbation``.
 
     Args:
         draws: noise directions per sample, all of them run in one sweep.

@@ -4,9 +4,12 @@ import torch
 from torch import Tensor
 
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.descent import local_updates
+from bio_rl.mechanisms.feedback_weights import matched, random_feedback
+from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, local_updates, random_feedback
-from bio_rl.rules.errors import matched, unit_error
+from bio_rl.rule import Rule, Trace
 
 FEEDBACKS = ("random", "mirrored", "sampled")
 PRESYNAPTIC = ("free", "modulated")

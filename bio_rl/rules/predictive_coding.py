@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.arithmetic import add_product
+from bio_rl.mechanisms.descent import descend
+from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.relaxation import relax, squared_spectral_norm
+from bio_rl.mechanisms.settings import check_positive, check_steps
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, descend
-from bio_rl.rules.errors import unit_error
-from bio_rl.rules.relaxation import add_product, check_steps, relax, squared_spectral_norm
+from bio_rl.rule import Rule, Trace
 
 Variant = Literal["inference", "fixed_prediction", "incremental", "error_based"]
 

@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.settings import check_not_negative
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_not_negative
+from bio_rl.rule import Rule, Trace
 
 
 class Readout(Rule):

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.descent import local_updates
+from bio_rl.mechanisms.feedback_weights import random_feedback
+from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, local_updates, random_feedback
-from bio_rl.rules.errors import unit_error
+from bio_rl.rule import Rule, Trace
 
 
 class SegregatedDendrites(Rule):

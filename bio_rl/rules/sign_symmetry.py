@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Dense
+from bio_rl.mechanisms.descent import LayerwiseFeedback
+from bio_rl.mechanisms.feedback_weights import listed
+from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
-from bio_rl.rules.base import check_positive, listed
-from bio_rl.rules.layerwise import LayerwiseFeedback
 
 Magnitudes = Literal["uniform", "fixed_random", "batch_random"]
 

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Dense, Updates
+from bio_rl.mechanisms.descent import local_updates
+from bio_rl.mechanisms.feedback_weights import matched, random_feedback
+from bio_rl.mechanisms.local_jacobians import jacobian_updates
+from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.settings import check_not_negative, check_positive
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_not_negative, check_positive, local_updates, random_feedback
-from bio_rl.rules.errors import matched, unit_error
-from bio_rl.rules.local_jacobians import jacobian_updates
+from bio_rl.rule import Rule, Trace
 
 Variant = Literal["local", "dtp", "ddtp_linear"]
 

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from bio_rl.layers import Dense, Updates
+from bio_rl.mechanisms.feedback_weights import RandomFeedback, listed, matched
 from bio_rl.network import Network
-from bio_rl.rules.base import Trace, listed
-from bio_rl.rules.errors import matched
-from bio_rl.rules.layerwise import RandomFeedback
+from bio_rl.rule import Trace
 
 
 class WeightMirror(RandomFeedback):

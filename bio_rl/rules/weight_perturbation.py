@@ -1,6 +1,6 @@
 """Weight perturbation: noise in the synapses, correlated with what it did to the loss."""
 
-from bio_rl.rules.perturbation import FiniteDifference
+from bio_rl.mechanisms.perturbation import FiniteDifference
 
 
 class WeightPerturbation(FiniteDifference):
@@ -9,7 +9,7 @@ class WeightPerturbation(FiniteDifference):
     Every sample and draw has weight noise xi of its own, and the update is the mean over draws of
     ``(change of the loss / noise) * xi`` (Jabri & Flower 1992; Cauwenberghs 1993). Its variance grows
     as the number of perturbed *weights* over ``draws``, node perturbation's as the number of
-    neurons. No noise matrix is made for a sample: ``bio_rl.rules.perturbation`` draws one of the same
+    neurons. No noise matrix is made for a sample: ``bio_rl.mechanisms.perturbation`` draws one of the same
     distribution for all. The noise meets the undisturbed presynaptic activities; that they are
     disturbed too matters in the noise's second order only.
 

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 from bio_rl import Network, Rule
 from bio_rl.layers import Updates
-from bio_rl.rules.base import Trace, descend, local_updates, random_feedback
+from bio_rl.mechanisms.descent import descend, local_updates
+from bio_rl.mechanisms.feedback_weights import random_feedback
+from bio_rl.rule import Trace
 
 
 class NoisyFeedback(Rule):

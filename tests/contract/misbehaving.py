@@ -5,8 +5,8 @@ from torch import Tensor
 
 from bio_rl import Network
 from bio_rl.layers import Updates
+from bio_rl.rule import Divergence
 from bio_rl.rules import Backprop, Trace
-from bio_rl.rules.errors import Divergence
 
 
 class Misbehaving(Backprop):

@@ -10,9 +10,9 @@ from torch.nn.functional import cosine_similarity
 
 from bio_rl.activations import ACTIVATIONS
 from bio_rl.diagnostics.alignment import exact_updates, feedback_angles, updates_of
+from bio_rl.rule import Divergence
 from bio_rl.rules import DeepFeedbackControl
 from bio_rl.rules.deep_feedback_control import _Plant
-from bio_rl.rules.errors import Divergence
 
 SHAPES = [
     ((4, 2), "tanh", True, ()),

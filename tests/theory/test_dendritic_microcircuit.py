@@ -9,8 +9,8 @@ from torch import nn
 
 from bio_rl import Network
 from bio_rl.diagnostics.alignment import feedback_angles
+from bio_rl.rule import Divergence
 from bio_rl.rules import Backprop, DendriticMicrocircuit, FeedbackAlignment
-from bio_rl.rules.errors import Divergence
 
 SHAPES = [
     ((4, 2), "tanh", "identity", True, ()),

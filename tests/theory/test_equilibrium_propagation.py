@@ -10,9 +10,9 @@ from torch import nn
 from bio_rl import Dense, Network
 from bio_rl.activations import ACTIVATIONS
 from bio_rl.diagnostics.alignment import feedback_angles
+from bio_rl.mechanisms.relaxation import response
+from bio_rl.rule import Divergence
 from bio_rl.rules import Backprop, EquilibriumPropagation
-from bio_rl.rules.errors import Divergence
-from bio_rl.rules.relaxation import response
 
 SIZES = [(4, 2), (5, 8, 3), (5, 8, 6, 3), (4, 7, 9, 5, 2), (3, 6, 1, 7, 5, 2)]
 SETTLED = {"steps": 300, "tolerance": 1e-14}

@@ -11,10 +11,10 @@ from torch import nn
 
 from bio_rl import Dense, Network
 from bio_rl.activations import ACTIVATIONS
+from bio_rl.mechanisms.relaxation import GROWTH, relax, squared_spectral_norm
+from bio_rl.rule import Divergence
 from bio_rl.rules import Backprop, EquilibriumPropagation, PredictiveCoding
-from bio_rl.rules.errors import Divergence
 from bio_rl.rules.predictive_coding import Neurons
-from bio_rl.rules.relaxation import GROWTH, relax, squared_spectral_norm
 
 VARIANTS = ["inference", "incremental", "fixed_prediction", "error_based"]
 SIZES = [(4, 2), (5, 8, 3), (5, 8, 6, 3), (4, 7, 9, 5, 2), (3, 6, 5, 7, 5, 2)]

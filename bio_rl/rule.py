@@ -1,9 +1,8 @@
-"""What a credit-assignment rule is, and the two sweeps that most rules share."""
+"""What a credit-assignment rule is."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
@@ -26,6 +25,20 @@ class Trace(NamedTuple):
 
     activities: list[Tensor]
     extra: Sequence[Tensor] = ()
+
+
+class Divergence(ArithmeticError):
+    """A sweep whose numbers are no longer finite, or whose energy grows without bound.
+
+    Args:
+        rule: the rule's name.
+        layer: the layer, counted from 1 at the input.
+        step: the relaxation step, counted from 1.
+    """
+
+    def __init__(self, rule: str, layer: int, step: int):
+        super().__init__(f"{rule} diverged in layer {layer} at relaxation step {step}")
+        self.rule, self.layer, self.step = rule, layer, step
 
 
 class Rule(nn.Module):
@@ -113,77 +126,3 @@ class Rule(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.generator.set_state(state.cpu())
-
-
-def descend(network: Network, trace: Trace, output_error: Tensor, feedback: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Every layer's delta, from the last layer to the first, by a signal that descends layer by layer.
-
-    ``delta_l = slope_l * (delta_(l+1) @ feedback_(l+1))``: with the forward weights as feedback
-    this is backprop (Rumelhart, Hinton & Williams 1986).
-
-    Args:
-        network, trace, output_error: as for ``Rule.assign``.
-        feedback: the weights by which each layer's delta descends, from the last layer to the
-            second, in the forward weights' orientation. Each is used as it comes.
-
-    Yields:
-        One delta ``(*members, batch, o)`` a layer.
-    """
-    layers, activities = network.layers, trace.activities
-    delta = layers[-1].activation.gate(output_error, activities[-1])
-    yield delta
-    for index, weight in zip(range(len(layers) - 1, 0, -1), feedback, strict=True):
-        signal = layers[index].feedback(delta, weight)
-        delta = layers[index - 1].activation.gate(signal, activities[index], out=signal)
-        yield delta
-
-
-def local_updates(network: Network, trace: Trace, deltas: Iterable[Tensor]) -> Updates:
-    """Each layer's update from the activity below it and its own delta.
-
-    Args:
-        network, trace: as for ``Rule.assign``.
-        deltas: from the last layer to the first. Each is used as it comes, so that one at a time
-            is in memory.
-    """
-    updates: Updates = {}
-    for layer, pre, delta in zip(reversed(network.layers), trace.activities[-2::-1], deltas, strict=True):
-        updates.update(layer.outer(pre, delta))
-    return updates
-
-
-def random_feedback(rule: Rule, like: Tensor, rows: int, columns: int, scale: float) -> nn.Parameter:
-    """Fixed random weights ``(*members, rows, columns)``, normal with deviation ``scale / sqrt(columns)``.
-
-    That is the size of a fresh forward weight of the same shape, so that a signal descends with
-    about the size that it has under backprop.
-    """
-    shape = (*like.shape[:-2], rows, columns)
-    return nn.Parameter(rule.randn(shape, like).mul_(scale * columns**-0.5), requires_grad=False)
-
-
-def listed(weights: nn.ParameterList) -> list[nn.Parameter]:
-    """What a ParameterList holds, without its search for each by name, which costs as much as a small kernel."""
-    return list(weights._parameters.values())  # type: ignore[arg-type]
-
-
-def check_positive(**settings: float) -> None:
-    """Refuse a setting that is not finite and above 0, by its name.
-
-    Raises:
-        ValueError: naming the setting and its value.
-    """
-    for name, value in settings.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0, not {value}")
-
-
-def check_not_negative(**settings: float) -> None:
-    """Refuse a setting that is below 0, by its name.
-
-    Raises:
-        ValueError: naming the setting and its value.
-    """
-    for name, value in settings.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be 0 or more, not {value}")

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from bio_rl.mechanisms.arithmetic import add_product
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule
-from bio_rl.rules.relaxation import add_product
+from bio_rl.rule import Rule
 
 
 def jacobian_updates(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bio_rl.activations import Activation, HardSigmoid, ReLU
-from bio_rl.rules.errors import Divergence, nonzero
+from bio_rl.mechanisms.arithmetic import nonzero
+from bio_rl.rule import Divergence
 
 CHECK_EVERY = 2
 """Steps from one look at the residuals to the next; on a GPU each look waits for all work queued."""
@@ -54,33 +55,6 @@ def relax(rule: str, sweep: Callable[[], Sequence[Tensor]], steps: int, toleranc
         if all(size <= tolerance * peak for size, peak in zip(sizes, peaks, strict=True)):
             return step
     return steps
-
-
-def check_steps(steps: int) -> None:
-    """Refuse a number of sweeps below 1.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
-
-
-def add_product(base: Tensor, signal: Tensor, weight: Tensor, *, out: Tensor, scale: float = 1.0) -> Tensor:
-    """``base + scale * signal @ weight`` as one matrix product.
-
-    Args:
-        base: ``(*members, b, o)``, or whatever broadcasts to it.
-        signal: ``(*members, b, i)``.
-        weight: ``(*members, i, o)``.
-        out: receives the result; may be ``base`` itself.
-        scale: a factor of the product.
-    """
-    if signal.dim() == 2:
-        return torch.addmm(base, signal, weight, alpha=scale, out=out)
-    flat_out, *flat = (tensor.flatten(0, -3) for tensor in (out, base, signal, weight))
-    torch.baddbmm(*flat, alpha=scale, out=flat_out)
-    return out
 
 
 def response(

@@ -27,9 +27,11 @@ import torch
 from torch import Tensor
 
 from bio_rl.layers import Dense, Updates
+from bio_rl.mechanisms.arithmetic import nonzero
+from bio_rl.mechanisms.descent import local_updates
+from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
-from bio_rl.rules.base import Rule, Trace, check_positive, local_updates
-from bio_rl.rules.errors import nonzero
+from bio_rl.rule import Rule, Trace
 
 READOUTS = ("exact", "perturbed")
 SCALES = ("fixed", "drive")
