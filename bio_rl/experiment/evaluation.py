@@ -1,28 +1,41 @@
-"""Evaluation: deterministic episodes, in environments of their own, by a twin of the policy.
+"""Evaluation: episodes in environments of their own, by a twin of the policy.
 
-Nothing here touches what training uses, its random numbers least of all: a run learns the same
-whether or not it is evaluated.
+Nothing here touches what training uses, random numbers least of all, the global generators
+included: a run learns the same whether or not it is evaluated.
 """
 
 import csv
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 
 from bio_rl.experiment.environments import evaluation_envs
+from bio_rl.experiment.isolation import isolated
+from bio_rl.experiment.logger import write_row
 
 PERIODIC_SEED, FINAL_SEED = 1_000_000_000, 1_500_000_000
 """From where episodes are seeded during training and at its end: far apart, and far from training's own seeds."""
 SEEDS_A_RUN = 1_000
 """Runs with different seeds are evaluated on different episodes, runs that differ otherwise on the same ones."""
+
+
+def episodes_seed(run_seed: int, first_seed: int) -> int:
+    """The seed of an evaluation's first episode, from which the others count on.
+
+    Args:
+        run_seed: the run's.
+        first_seed: ``PERIODIC_SEED`` or ``FINAL_SEED``.
+    """
+    return first_seed + run_seed * SEEDS_A_RUN
 
 
 class Evaluation(NamedTuple):
@@ -39,10 +52,6 @@ class Evaluation(NamedTuple):
     def return_std(self) -> float:
         return float(self.returns.std())
 
-    def scalars(self) -> dict[str, float]:
-        """The means, under Stable-Baselines3's names."""
-        return {"eval/mean_reward": self.return_mean, "eval/mean_ep_length": float(self.lengths.mean())}
-
 
 class Evaluator:
     """Plays an agent's policy and keeps the episodes in evaluations.csv.
@@ -50,29 +59,43 @@ class Evaluator:
     Args:
         config: of the run.
         folder: of the run.
+
+    Attributes:
+        untrained_return_mean: before the first update; ``None`` where that was not evaluated.
+        best_return_mean: the highest after it; ``None`` before there is one.
+        seconds: that evaluating took.
     """
 
     def __init__(self, config: DictConfig, folder: Path):
-        self.envs = evaluation_envs(config.env, config.evaluation.episodes)
-        self.seed = config.seed
+        self.run_seed = config.seed
+        self.deterministic = config.evaluation.deterministic
+        with isolated(episodes_seed(self.run_seed, PERIODIC_SEED)):
+            self.envs = evaluation_envs(config.env, config.evaluation.episodes)
         self.file = EvaluationsFile(folder, config.seed)
-        self.return_means: list[float] = []
+        self.untrained_return_mean: float | None = None
+        self.best_return_mean: float | None = None
         self.seconds = 0.0
 
     def evaluate(self, agent: BaseAlgorithm, first_seed: int) -> Evaluation:
         """Play one episode in each environment, seeded from ``first_seed`` and the run's seed.
 
         Raises:
-            ValueError: the environment's rewards are not finite.
+            ValueError: an episode has a reward or an observation that is not finite.
         """
         started = time.perf_counter()
-        evaluation = self._play(agent, first_seed + self.seed * SEEDS_A_RUN)
-        if not np.isfinite(evaluation.returns).all():
-            raise ValueError("the environment gave a reward that is not finite")
+        seed = episodes_seed(self.run_seed, first_seed)
+        with isolated(seed):
+            evaluation = self._play(agent, seed)
         self.file.append(agent.num_timesteps, evaluation)
-        self.return_means.append(evaluation.return_mean)
+        if agent.num_timesteps == 0:
+            self.untrained_return_mean = evaluation.return_mean
+        elif self.best_return_mean is None or evaluation.return_mean > self.best_return_mean:
+            self.best_return_mean = evaluation.return_mean
         self.seconds += time.perf_counter() - started
         return evaluation
+
+    def close(self) -> None:
+        self.envs.close()
 
     def _play(self, agent: BaseAlgorithm, seed: int) -> Evaluation:
         policy = _twin(agent.policy)
@@ -82,24 +105,61 @@ class Evaluator:
         returns, lengths = np.zeros(self.envs.num_envs), np.zeros(self.envs.num_envs, dtype=int)
         running = np.ones(self.envs.num_envs, dtype=bool)
         while running.any():
-            if normalizer is not None:
-                observations = normalizer.normalize_obs(observations)
-            actions, _ = policy.predict(observations, deterministic=True)
-            observations, rewards, dones, _ = self.envs.step(actions)
-            # Environments whose episode is over have begun another one, which does not count.
-            returns += rewards * running
+            for array in _arrays(observations):
+                if not np.isfinite(array).all():
+                    raise ValueError("the environment gave an observation that is not finite, in an evaluation")
+            if not self.deterministic and _noise_is_due(agent, lengths.max()):
+                policy.reset_noise(self.envs.num_envs)  # type: ignore[operator]
+            inputs = observations if normalizer is None else normalizer.normalize_obs(observations)
+            actions, _ = policy.predict(inputs, deterministic=self.deterministic)
+            following, rewards, dones, _ = self.envs.step(actions)
+            returns[running] += rewards[running]
             lengths += running
             running &= ~dones
+            # Environments whose episode is over have begun another one, which does not count: nobody looks at it.
+            for array, new in zip(_arrays(observations), _arrays(following), strict=True):
+                array[running] = new[running]
+        if not np.isfinite(returns).all():
+            raise ValueError("the environment gave a reward that is not finite, in an evaluation")
         return Evaluation(returns, lengths)
+
+
+def training_return_mean(agent: BaseAlgorithm) -> float | None:
+    """The mean return of training's last episodes, whose actions are drawn; Stable-Baselines3 keeps 100.
+
+    ``None`` before the first one is over, and where their rewards are not finite.
+    """
+    mean = fmean(returns) if (returns := [episode["r"] for episode in agent.ep_info_buffer or ()]) else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def evaluation_scalars(agent: BaseAlgorithm, evaluation: Evaluation) -> dict[str, float]:
+    """What an evaluation logs: its means under Stable-Baselines3's names, and training's own return beside them."""
+    scalars = {"eval/mean_reward": evaluation.return_mean, "eval/mean_ep_length": float(evaluation.lengths.mean())}
+    training = training_return_mean(agent)
+    return scalars if training is None else scalars | {"eval/training_return_mean": training}
 
 
 def _twin(policy: BasePolicy) -> BasePolicy:
     """A policy of its own with the same parameters, feedback and generators: acting may draw from them."""
-    with torch.random.fork_rng():
-        twin = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
+    twin = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
     twin.load_state_dict(policy.state_dict())
     twin.set_training_mode(False)
     return twin
+
+
+def _noise_is_due(agent: BaseAlgorithm, step: int) -> bool:
+    """Whether exploration that depends on the state (gSDE) is drawn at this step: for each episode, or as in training.
+
+    Training draws it every ``sde_sample_freq`` steps, or once a rollout, which here is an episode.
+    """
+    every = agent.sde_sample_freq
+    return agent.use_sde and (step == 0 or (every > 0 and step % every == 0))
+
+
+def _arrays(observations: Any) -> list[np.ndarray]:
+    """The arrays of a batch of observations, ``(environments, ...)`` each."""
+    return list(observations.values()) if isinstance(observations, dict) else [observations]
 
 
 class PeriodicEvaluation(BaseCallback):
@@ -125,9 +185,9 @@ class PeriodicEvaluation(BaseCallback):
             return
         self.due = (self.num_timesteps // self.interval + 1) * self.interval
         evaluation = self.evaluator.evaluate(self.model, PERIODIC_SEED)
-        for key, value in {**evaluation.scalars(), **self.scalars(self.model)}.items():
-            self.logger.record(key, value)
-        self.logger.dump(self.num_timesteps)
+        with isolated(self.num_timesteps):
+            scalars = evaluation_scalars(self.model, evaluation) | self.scalars(self.model)
+        write_row(self.logger, scalars, self.num_timesteps)
 
     def _on_step(self) -> bool:
         return True

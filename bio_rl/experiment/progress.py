@@ -31,9 +31,15 @@ class ProgressBar(BaseCallback):
             TimeRemainingColumn(compact=True),
         )
         console = Console(stderr=True)
-        # Redrawn by hand: a thread of its own would take turns with the training.
+        # Redrawn by hand: a thread of its own would take turns with the training. rich takes a file for a terminal
+        # where the variable FORCE_COLOR is set, as in many build systems.
         self.bar = Progress(
-            *columns, console=console, expand=True, auto_refresh=False, transient=True, disable=not console.is_terminal
+            *columns,
+            console=console,
+            expand=True,
+            auto_refresh=False,
+            transient=True,
+            disable=not console.file.isatty(),
         )
         self.task = self.bar.add_task(title, total=timesteps, episode_return="–", speed=0.0)
         self.started = self.drawn = self.seconds = 0.0

@@ -13,12 +13,20 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from bio_rl.diagnostics.alignment import feedback_angles
 from bio_rl.experiment import result as results
 from bio_rl.experiment.environments import training_envs
-from bio_rl.experiment.evaluation import FINAL_SEED, Evaluator, PeriodicEvaluation
+from bio_rl.experiment.evaluation import (
+    FINAL_SEED,
+    Evaluator,
+    PeriodicEvaluation,
+    evaluation_scalars,
+    training_return_mean,
+)
+from bio_rl.experiment.isolation import isolated
 from bio_rl.experiment.logger import log_config, log_final, make_logger
 from bio_rl.experiment.progress import ProgressBar
 from bio_rl.experiment.settings import check_settings
@@ -30,6 +38,17 @@ SAVE_MODEL = "agents.save_model"
 
 WRITTEN = ("tensorboard", "progress.csv", "evaluations.csv", "model", "traceback.txt", results.FILE)
 """What a run leaves in its folder beside Hydra's own files."""
+
+MEASURED = (
+    "return_mean",
+    "return_std",
+    "return_episodes",
+    "best_return_mean",
+    "untrained_return_mean",
+    "training_return_mean",
+    "steps_per_second",
+)
+"""What is known of a run's success at its end; null until then."""
 
 
 def run(config: DictConfig, folder: Path, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,7 +70,8 @@ def run(config: DictConfig, folder: Path, choices: Mapping[str, Any]) -> dict[st
     _clear(folder)
     names = {**choices, "env": config.env.name, "seed": config.seed}
     result = {"status": "running", **names, "env_id": config.env.id, "timesteps": config.env.timesteps}
-    result |= dict.fromkeys(("return_mean", "return_std", "return_episodes", "best_return_mean", "steps_per_second"))
+    result["evaluation_deterministic"] = config.evaluation.deterministic
+    result |= dict.fromkeys(MEASURED)
     provenance = {"versions": results.versions(), "git_revision": results.git_revision()}
     results.write_result(folder, result | provenance)
 
@@ -78,6 +98,8 @@ def train(config: DictConfig, folder: Path, names: Mapping[str, Any], result: di
         Divergence, NotFinite: the rule diverged, or its updates did.
         Exception: whatever else goes wrong.
     """
+    # The agent seeds them too, but after its environments are built, and these may draw from them.
+    set_random_seed(config.seed)
     envs = training_envs(config.env, config.agent.get("gamma", 1.0))
     agent = build_agent(config, envs)
     agent.set_logger(make_logger(config.logging, folder))
@@ -94,8 +116,7 @@ def train(config: DictConfig, folder: Path, names: Mapping[str, Any], result: di
             agent.learn(config.env.timesteps, callbacks, **_given(log_interval=config.logging.interval))
         learning_seconds = bar.seconds - evaluator.seconds
         final = evaluator.evaluate(agent, FINAL_SEED)
-        scalars = {"final/return_mean": final.return_mean, "final/return_std": final.return_std}
-        scalars |= final.scalars() | _angle_scalars(agent)
+        scalars = evaluation_scalars(agent, final) | _angle_scalars(agent)
         log_final(agent.logger, config, names, scalars, agent.num_timesteps)
         result |= {
             "return_mean": final.return_mean,
@@ -110,14 +131,20 @@ def train(config: DictConfig, folder: Path, names: Mapping[str, Any], result: di
             raise
         raise NotFinite(agent.num_timesteps) from error
     finally:
-        result |= {"timesteps": agent.num_timesteps, "best_return_mean": max(evaluator.return_means, default=None)}
+        result |= {
+            "timesteps": agent.num_timesteps,
+            "best_return_mean": evaluator.best_return_mean,
+            "untrained_return_mean": evaluator.untrained_return_mean,
+            "training_return_mean": training_return_mean(agent),
+        }
         if _is_finite(agent):
             get_method(SAVE_MODEL)(agent, folder / "model")
         agent.logger.close()
         envs.close()
-        evaluator.envs.close()
+        evaluator.close()
 
 
+@isolated(seed=0)
 def check(config: DictConfig) -> None:
     """Build in memory all that a run of this config will build, and save it where nothing stays.
 

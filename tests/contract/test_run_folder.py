@@ -77,14 +77,12 @@ def test_tensorboard_has_sb3s_scalars_evaluations_angles_config_and_hyperparamet
     events.Reload()
     assert {
         "rollout/ep_rew_mean", "train/loss", "train/value_loss", "time/fps", "eval/mean_reward", "eval/mean_ep_length",
-        "final/return_mean", "feedback_angle/actor/layer_2", "feedback_angle/critic/layer_3",
+        "feedback_angle/actor/layer_2", "feedback_angle/critic/layer_3",
     } <= set(events.Tags()["scalars"])  # fmt: skip
     assert [event.step for event in events.Scalars("eval/mean_reward")] == [0, 32, 64, 96]
     assert "FeedbackAlignment" in str(events.Tensors("config/text_summary")[0].tensor_proto.string_val[0])
     assert {"_hparams_/session_start_info", "_hparams_/session_end_info"} <= events.summary_metadata.keys()
     assert "_hparams_/experiment" not in events.summary_metadata, "one run's columns would stand for those of all"
-    with Path("run/progress.csv").open() as file:
-        assert {"train/loss", "eval/mean_reward", "final/return_mean"} <= set(next(csv.reader(file)))
 
 
 @pytest.mark.parametrize(("rule", "setting"), [("node_perturbation", "draws=2"), ("kolen_pollack", "decay=0.1")])

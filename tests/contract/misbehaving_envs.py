@@ -1,0 +1,108 @@
+"""Environments by which an evaluation shows what it does; two of them go wrong in the ways in which one can."""
+
+import math
+import random
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+
+class GlobalGenerators(gymnasium.Env):
+    """Ten steps whose observation and reward are drawn from Python's, NumPy's and torch's global generators.
+
+    Args:
+        reseeds: whether a seeded ``reset`` seeds them all, as old environments do.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1, 2, (3,))
+    action_space = gymnasium.spaces.Discrete(2)
+    firsts: list[float] = []
+    """The first observations of all episodes, in order."""
+
+    def __init__(self, reseeds: bool = False):
+        self.reseeds = reseeds
+        self.scale = 1 + np.random.rand() / 10  # noqa: NPY002
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        if self.reseeds and seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            torch.manual_seed(seed)
+        self.steps = 0
+        observation = self._observe()
+        self.firsts.append(float(observation[0]))
+        return observation, {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        observation = self._observe()
+        return observation, float(observation[2] * (1 + action)), self.steps == 10, False, {}
+
+    def _observe(self) -> np.ndarray:
+        draws = random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002
+        return self.scale * np.array(draws, dtype=np.float32)
+
+
+class NotFinite(gymnasium.Env):
+    """From one episode on, what it gives is not finite. Each copy has longer episodes than the copy before.
+
+    Args:
+        what: ``reward`` or ``observation``.
+        value: what it is then.
+        episode: the first one in which it happens, counted from 1 by every seeded ``reset``.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+    copies = 0
+
+    def __init__(self, what: str = "reward", value: float = math.nan, episode: int = 2):
+        NotFinite.copies += 1
+        self.length = NotFinite.copies
+        self.what, self.value, self.first = what, value, episode
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        self.episode = 1 if seed is not None else self.episode + 1
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        reward = self.value if self._happens("reward") else 1.0
+        return self._observe(), reward, self.steps == self.length, False, {}
+
+    def _happens(self, what: str) -> bool:
+        return self.what == what and self.episode >= self.first
+
+    def _observe(self) -> np.ndarray:
+        return np.full(2, self.value if self._happens("observation") else 0.5, dtype=np.float32)
+
+
+class Bandit(gymnasium.Env):
+    """Each step's reward is the action, by a policy that sees the same at every step.
+
+    Args:
+        continuous: whether actions are numbers, not 0 or 1.
+        length: of every episode.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+    def __init__(self, continuous: bool = False, length: int = 1):
+        self.action_space = gymnasium.spaces.Box(-100, 100, (1,)) if continuous else gymnasium.spaces.Discrete(2)
+        self.length = length
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        self.steps = 0
+        return np.full(2, 0.5, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return np.full(2, 0.5, np.float32), float(np.squeeze(action)), self.steps == self.length, False, {}
+
+
+for environment in (Bandit, GlobalGenerators, NotFinite):
+    # The checker only warns of what is wrong on purpose.
+    gymnasium.register(f"{environment.__name__}-v0", environment, disable_env_checker=True)
