@@ -70,7 +70,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _play(arguments: list[str]) -> int:
     parser = _Parser(prog="bio-rl play", description="Watch a trained agent act.")
-    parser.add_argument("run_folder", type=Path, help="the folder of a finished run")
+    parser.add_argument(
+        "run_folder", type=Path, help="the folder of a finished run, or of one of its models, as RUN/checkpoints/best"
+    )
     parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="write a video instead of opening a window")
     parser.add_argument("--episodes", type=partial(_whole, least=1), default=1, help="how many (default: 1)")
     parser.add_argument("--seed", type=partial(_whole, least=0), default=0, help="of the first episode (default: 0)")

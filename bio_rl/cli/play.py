@@ -21,11 +21,11 @@ FRAMES_A_SECOND = 30
 """Where the environment itself names none."""
 
 
-def play(run_folder: Path, video: Path | None, episodes: int, seed: int) -> int:
+def play(folder: Path, video: Path | None, episodes: int, seed: int) -> int:
     """Show a run's agent act deterministically, and print each episode's return.
 
     Args:
-        run_folder: of a run that saved its model.
+        folder: of a run that saved its model, or of one of its models, as ``RUN/checkpoints/best``.
         video: the file to write; ``None`` for a window.
         episodes: how many.
         seed: of the first episode; the others count on from it.
@@ -33,14 +33,15 @@ def play(run_folder: Path, video: Path | None, episodes: int, seed: int) -> int:
     Raises:
         UserError: a folder without a model, no window, or no video writer.
     """
-    config = _config(run_folder)
+    run_folder, model = _run_and_model(folder)
+    config = _config(run_folder, model)
     if video is not None:
         _check_video(video)
     env = _make(config, "human" if video is None else "rgb_array")
     try:
-        agent = load_model(run_folder / "model", env)
+        agent = load_model(model, env)
     except Exception as error:  # each file of the folder has its own
-        raise UserError(f"the model in {run_folder} cannot be loaded: {first_line(error)}") from error
+        raise UserError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
     frames: list[np.ndarray] = []
     for number in range(episodes):
         episode_return = _episode(agent, seed + number, None if video is None else frames)
@@ -52,13 +53,21 @@ def play(run_folder: Path, video: Path | None, episodes: int, seed: int) -> int:
     return 0
 
 
-def _config(run_folder: Path) -> DictConfig:
+def _run_and_model(folder: Path) -> tuple[Path, Path]:
+    """The run's folder, and its final model; or, where the folder is a model's own, that model."""
+    if not (folder / "policy.yaml").is_file():
+        return folder, folder / "model"
+    runs = (parent for parent in folder.absolute().parents if (parent / ".hydra" / "config.yaml").is_file())
+    return next(runs, folder), folder
+
+
+def _config(run_folder: Path, model: Path) -> DictConfig:
     if not run_folder.is_dir():
         raise UserError(f"there is no folder {str(run_folder)!r}")
     result, config_file = read_result(run_folder), run_folder / ".hydra" / "config.yaml"
     if result is None or not config_file.is_file():
         raise UserError(f"{run_folder} is not the folder of a run")
-    if not (run_folder / "model" / "policy.yaml").is_file():
+    if not (model / "policy.yaml").is_file():
         raise UserError(f"{run_folder} has no model to play: the run's status is {result['status']!r}")
     try:
         config = OmegaConf.load(config_file)

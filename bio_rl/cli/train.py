@@ -166,8 +166,11 @@ def _report(result: dict[str, Any], folder: Path) -> None:
             f" | bio-rl play {quote(str(folder))}"
         )
         if (folder / "tensorboard").exists():
-            # The folder that this run shares with others, where it lies below the current one.
+            # The folder that this run shares with those that it is compared with: its agent's, or the first below the
+            # current one. TensorBoard names runs by their paths from there, and shows only where a name begins.
             runs = folder if folder.is_absolute() else Path(*folder.parts[:1])
+            if folder.name == f"seed={result['seed']}" and len(folder.parts) > 2:
+                runs = folder.parents[1]
             line += f" | tensorboard --logdir {quote(str(runs))}"
         print(line)
     else:

@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 
+from bio_rl.experiment.checkpoints import Checkpoints
 from bio_rl.experiment.environments import evaluation_envs
 from bio_rl.experiment.isolation import isolated
 from bio_rl.experiment.logger import write_row
@@ -54,7 +55,7 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator:
-    """Plays an agent's policy and keeps the episodes in evaluations.csv.
+    """Plays an agent's policy, and keeps the episodes in evaluations.csv and the model in checkpoints/.
 
     Args:
         config: of the run.
@@ -72,6 +73,7 @@ class Evaluator:
         with isolated(episodes_seed(self.run_seed, PERIODIC_SEED)):
             self.envs = evaluation_envs(config.env, config.evaluation.episodes)
         self.file = EvaluationsFile(folder, config.seed)
+        self.checkpoints = Checkpoints(folder, config.evaluation.checkpoints)
         self.untrained_return_mean: float | None = None
         self.best_return_mean: float | None = None
         self.seconds = 0.0
@@ -87,10 +89,12 @@ class Evaluator:
         with isolated(seed):
             evaluation = self._play(agent, seed)
         self.file.append(agent.num_timesteps, evaluation)
+        is_best = False
         if agent.num_timesteps == 0:
             self.untrained_return_mean = evaluation.return_mean
         elif self.best_return_mean is None or evaluation.return_mean > self.best_return_mean:
-            self.best_return_mean = evaluation.return_mean
+            self.best_return_mean, is_best = evaluation.return_mean, True
+        self.checkpoints.add(agent, is_best)
         self.seconds += time.perf_counter() - started
         return evaluation
 

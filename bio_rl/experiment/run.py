@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -18,6 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from bio_rl.diagnostics.alignment import feedback_angles
 from bio_rl.experiment import result as results
+from bio_rl.experiment.callbacks import make_callbacks
+from bio_rl.experiment.checkpoints import save_model
 from bio_rl.experiment.environments import training_envs
 from bio_rl.experiment.evaluation import (
     FINAL_SEED,
@@ -33,10 +35,7 @@ from bio_rl.experiment.settings import check_settings
 from bio_rl.network import Network
 from bio_rl.rule import Divergence
 
-SAVE_MODEL = "agents.save_model"
-"""By its name, as Hydra's ``_target_`` names the agent: what runs agents does not depend on them."""
-
-WRITTEN = ("tensorboard", "progress.csv", "evaluations.csv", "model", "traceback.txt", results.FILE)
+WRITTEN = ("tensorboard", "progress.csv", "evaluations.csv", "model", "checkpoints", "traceback.txt", results.FILE)
 """What a run leaves in its folder beside Hydra's own files."""
 
 MEASURED = (
@@ -102,6 +101,7 @@ def train(config: DictConfig, folder: Path, names: Mapping[str, Any], result: di
     set_random_seed(config.seed)
     envs = training_envs(config.env, config.agent.get("gamma", 1.0))
     agent = build_agent(config, envs)
+    added = make_callbacks(config.callbacks)
     agent.set_logger(make_logger(config.logging, folder))
     evaluator = Evaluator(config, folder)
     title = f"{names['rule']} seed={names['seed']}"
@@ -111,6 +111,7 @@ def train(config: DictConfig, folder: Path, names: Mapping[str, Any], result: di
             callbacks = [
                 FiniteParameters(),
                 PeriodicEvaluation(evaluator, config.evaluation.interval, _angle_scalars),
+                *added,
                 bar,
             ]
             agent.learn(config.env.timesteps, callbacks, **_given(log_interval=config.logging.interval))
@@ -138,7 +139,7 @@ def train(config: DictConfig, folder: Path, names: Mapping[str, Any], result: di
             "training_return_mean": training_return_mean(agent),
         }
         if _is_finite(agent):
-            get_method(SAVE_MODEL)(agent, folder / "model")
+            save_model(agent, folder / "model")
         agent.logger.close()
         envs.close()
         evaluator.close()
@@ -156,7 +157,8 @@ def check(config: DictConfig) -> None:
     agent = build_agent(config, envs)
     # A rule that cannot be saved would say so after the training only.
     with TemporaryDirectory() as folder:
-        get_method(SAVE_MODEL)(agent, Path(folder))
+        save_model(agent, Path(folder))
+    make_callbacks(config.callbacks)
     envs.close()
 
 

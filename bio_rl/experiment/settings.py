@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from bio_rl.experiment import checkpoints
+
 
 class Range(NamedTuple):
     """A finite number between two bounds, whole or not; ``exclusive`` leaves out the lower one."""
@@ -60,6 +62,7 @@ RANGES = {
     "agent.n_episodes": Range(1),
     "agent.sde_sample_freq": Range(-1),
 }
+CHOICES = {"evaluation.checkpoints": checkpoints.KEPT}
 SCHEDULED = ("optimizer.learning_rate", "agent.clip_range", "agent.clip_range_vf")
 """May also be a schedule, ``lin_<number>``."""
 
@@ -71,6 +74,9 @@ def check_settings(config: DictConfig) -> None:
         number = _scheduled(value) if key in SCHEDULED else value
         if value is not None and number not in allowed:
             raise ValueError(f"{key}={value}: {key} must be {allowed}{_no_schedule(key, value)}")
+    for key, choices in CHOICES.items():
+        if (value := OmegaConf.select(config, key)) not in choices:
+            raise ValueError(f"{key}={value}: {key} must be one of {', '.join(choices)}")
     betas = OmegaConf.select(config, "optimizer.betas")
     if betas is not None and not (len(betas) == 2 and all(beta in FRACTION for beta in betas)):
         raise ValueError(f"optimizer.betas={betas}: optimizer.betas must be two numbers from 0 to 1")

@@ -55,6 +55,8 @@ from bio_rl.cli import main
         ("train env.timesteps=1e5", "must be a whole number"),
         ("train env.n_envs=0", "env.n_envs must be a whole number of at least 1"),
         ("train agent.gamma=1.5", "at most 1"),
+        ("train evaluation.checkpoints=some", "must be one of best_and_last, all, none"),
+        ("train evaluation.deterministic=1", "true or false"),
         ("train overwrite=maybe", "true or false"),
         ("train network.hidden=64", "a list of whole numbers"),
         ("train network.hidden=[0]", "hidden must hold"),

@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 
 import pytest
 from safetensors.torch import load_file
@@ -27,7 +28,7 @@ def test_a_finished_run_has_every_file_and_every_key(train: Train, capfd: pytest
     assert "bio-rl play run" in out
     assert err == "", "no progress bar where stderr is not a terminal"
     assert {path.name for path in Path("run").iterdir()} == {
-        ".hydra", "tensorboard", "progress.csv", "evaluations.csv", "model", "result.json",
+        ".hydra", "tensorboard", "progress.csv", "evaluations.csv", "checkpoints", "model", "result.json",
     }  # fmt: skip
     found = result()
     assert (found["status"], found["agent"], found["rule"], found["env"]) == (
@@ -45,15 +46,24 @@ def test_a_finished_run_has_every_file_and_every_key(train: Train, capfd: pytest
     assert [len(found["feedback_angle"][name]) for name in ("actor", "critic")] == [2, 2]
 
 
-@pytest.mark.parametrize(("where", "logdir"), [("here/run", "here"), (".", "."), ("{absolute}/run", "{absolute}/run")])
+@pytest.mark.parametrize(
+    ("where", "logdir"),
+    [
+        ("here/run", "here"),
+        (".", "."),
+        ("{absolute}/run", "{absolute}/run"),
+        ("runs/ppo/readout/seed=0", "runs/ppo"),
+        ("seed=0", "seed=0"),
+    ],
+)
 def test_the_last_line_says_where_the_curves_are(
     train: Train, capsys: pytest.CaptureFixture, tmp_path_factory: pytest.TempPathFactory, where: str, logdir: str
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     where, logdir = (each.format(absolute=elsewhere) for each in (where, logdir))
-    assert train(f"hydra.run.dir={where}", "logging=tensorboard", "evaluation.interval=0") == 0
-    assert capsys.readouterr().out.endswith(f"| tensorboard --logdir {logdir}\n")
-    assert train(f"hydra.run.dir={where}", "evaluation.interval=0", "overwrite=true") == 0
+    assert train(f"hydra.run.dir='{where}'", "logging=tensorboard", "evaluation.interval=0") == 0
+    assert capsys.readouterr().out.endswith(f"| tensorboard --logdir {quote(logdir)}\n")
+    assert train(f"hydra.run.dir='{where}'", "evaluation.interval=0", "overwrite=true") == 0
     assert "tensorboard" not in capsys.readouterr().out
 
 
@@ -80,6 +90,7 @@ def test_tensorboard_has_sb3s_scalars_evaluations_angles_config_and_hyperparamet
         "feedback_angle/actor/layer_2", "feedback_angle/critic/layer_3",
     } <= set(events.Tags()["scalars"])  # fmt: skip
     assert [event.step for event in events.Scalars("eval/mean_reward")] == [0, 32, 64, 96]
+    assert not [tag for tag in events.Tags()["scalars"] if len(events.Scalars(tag)) == 1], "a card with a single dot"
     assert "FeedbackAlignment" in str(events.Tensors("config/text_summary")[0].tensor_proto.string_val[0])
     assert {"_hparams_/session_start_info", "_hparams_/session_end_info"} <= events.summary_metadata.keys()
     assert "_hparams_/experiment" not in events.summary_metadata, "one run's columns would stand for those of all"
@@ -106,11 +117,13 @@ def test_same_seed_same_evaluations_and_another_seed_others(train: Train) -> Non
 
 @pytest.mark.parametrize("rule", [("rule=weight_mirror",), ("rule=misbehaving", "rule.how=noisily")])
 def test_looking_changes_nothing_that_is_learnt(train: Train, rule: tuple[str, ...]) -> None:
-    assert train(*rule, "hydra.run.dir=watched", "logging=tensorboard", "evaluation.interval=1") == 0
-    assert train(*rule, "hydra.run.dir=alone", "logging=none", "evaluation.interval=0") == 0
-    watched, alone = (load_file(f"{folder}/model/policy.safetensors") for folder in ("watched", "alone"))
-    assert watched.keys() == alone.keys()
-    assert all(watched[key].equal(alone[key]) for key in watched)
+    watching = ("logging=tensorboard", "evaluation.interval=1", "evaluation.checkpoints=all")
+    assert train(*rule, "hydra.run.dir=watched", *watching) == 0
+    alone = ("logging=none", "evaluation.interval=0", "evaluation.checkpoints=none")
+    assert train(*rule, "hydra.run.dir=alone", *alone) == 0
+    a, b = (load_file(f"{folder}/model/policy.safetensors") for folder in ("watched", "alone"))
+    assert a.keys() == b.keys()
+    assert all(a[key].equal(b[key]) for key in a)
 
 
 def test_a_finished_run_is_replaced_only_when_asked(train: Train, capsys: pytest.CaptureFixture) -> None:
