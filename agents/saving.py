@@ -9,7 +9,6 @@ What training needs beyond the policy is not here: to go on with a training, use
 ``save`` and ``load``, or give its settings to ``load_model``.
 """
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from agents.base import RuleAgent
 from agents.ppo import PPO
 from agents.reinforce import REINFORCE
 from bio_rl import Rule
+from bio_rl.rule import rule_settings
 from bio_rl.rules import rule_class, rule_names
 
 AGENTS: dict[str, type[RuleAgent]] = {"PPO": PPO, "A2C": A2C, "REINFORCE": REINFORCE}
@@ -102,22 +102,6 @@ def load_model(
     agent._setup_model()
     agent.policy.load_state_dict(load_file(folder / "policy.safetensors", device=str(agent.device)))
     return agent
-
-
-def rule_settings(rule: Rule) -> dict[str, Any]:
-    """A rule's settings by the names of its constructor's arguments.
-
-    Every rule keeps each argument in an attribute of the same name.
-
-    Raises:
-        ValueError: an argument that the rule does not keep.
-    """
-    names = list(inspect.signature(type(rule)).parameters)
-    if missing := [name for name in names if not hasattr(rule, name)]:
-        raise ValueError(
-            f"{type(rule).__name__} cannot be saved: it must keep its setting {missing[0]!r} as self.{missing[0]}"
-        )
-    return {name: getattr(rule, name) for name in names}
 
 
 def dump_space(space: spaces.Space[Any]) -> dict[str, Any]:

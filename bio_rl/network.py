@@ -6,6 +6,7 @@ turns it into one update for every parameter. ``loss.backward(); optimizer.step(
 training loop needs, and it is what it had before.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Self
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from bio_rl.activations import ACTIVATIONS
-from bio_rl.layers import Dense
-from bio_rl.rule import Rule, Trace
+from bio_rl.layers import Dense, Updates
+from bio_rl.rule import Divergence, Rule, Trace, rule_settings
 
 
 class Network(nn.Module):
@@ -27,43 +28,101 @@ class Network(nn.Module):
     parameter to which the rule assigns nothing keeps ``grad = None``.
 
     Attributes:
-        modulator: a number per sample, ``(batch,)``, that an agent may leave here before
-            ``backward`` and a rule may read there: the reward-prediction error.
+        modulator: a number per sample, ``(batch,)`` or ``(*members, batch)``, that an agent may leave here
+            before ``backward`` and a rule may read there: the reward-prediction error.
+        divergences: which of several members diverged, by its number, and where; see ``report``.
+
+    Members are numbered from 0; where they have several dimensions, in row-major order.
 
     Args:
         layers: from input to output.
         rule: a credit-assignment rule of its own for this network.
+        seeds: one for each member, from which all springs that the rule draws; by default from
+            torch's global generator, which is left where it was.
 
     Raises:
-        ValueError: no layers, layers that do not fit together, or a rule that is in use already.
+        ValueError: no layers, layers that do not fit together, a rule that is in use already, or
+            seeds that are not one a member.
     """
 
     layers: tuple[Dense, ...]
 
-    def __init__(self, layers: Sequence[Dense], rule: Rule):
+    def __init__(self, layers: Sequence[Dense], rule: Rule, seeds: Sequence[int] | None = None):
         super().__init__()
         _check_layers(layers)
         # A tuple, whose look-ups cost nothing beside a small kernel, registered under the same name.
         self.layers = tuple(layers)
         self._modules["layers"] = nn.ModuleList(layers)
         self.modulator: Tensor | None = None
+        self.divergences: dict[int, Divergence] = {}
         self._modules["rule"] = rule
-        rule.attach(self)
+        rule.attach(self, seeds)
         # Shared with the modules: what becomes of their parameters is seen here.
         self._parameters_of = [module._parameters for module in (*self.layers, *rule.modules())]
 
     @classmethod
-    def from_sequential(cls, modules: nn.Sequential, rule: Rule) -> Self:
+    def from_sequential(cls, modules: nn.Sequential, rule: Rule, seeds: Sequence[int] | None = None) -> Self:
         """A network with the layers and a copy of the weights of a plain torch MLP.
 
         Args:
             modules: ``nn.Linear``s, each followed by at most one activation.
-            rule: as for ``Network``.
+            rule, seeds: as for ``Network``.
 
         Raises:
             ValueError: a module that is neither, or an activation with arguments of its own.
         """
-        return cls(_layers_of(modules), rule)
+        return cls(_layers_of(modules), rule, seeds)
+
+    @classmethod
+    def stack(cls, networks: Sequence["Network"]) -> Self:
+        """Networks of one kind as one network, whose members go on exactly as each would have.
+
+        Weights, feedback and other state, and random generators are copied.
+
+        Args:
+            networks: of the same layers, and of the same rule and settings. Members of their own come
+                behind the new dimension.
+
+        Raises:
+            ValueError: no networks, two that differ, or a rule whose state has no dimensions for members.
+        """
+        if not networks:
+            raise ValueError("there must be at least one network to stack")
+        first = networks[0]
+        for number, other in enumerate(networks[1:], start=1):
+            if _kind(other) != _kind(first):
+                raise ValueError(f"network {number} cannot be stacked on network 0: {_difference(other, first)}")
+        together = cls._of_kind(first, (len(networks), *first.members))
+        _load(together, {name: [each.state_dict()[name] for each in networks] for name in first.state_dict()})
+        return together
+
+    def member(self, number: int) -> Self:
+        """One member as a network by itself, which goes on exactly as the member would have.
+
+        Weights, feedback and other state, and its random generator are copied.
+
+        Raises:
+            IndexError: there is no such member.
+        """
+        count = math.prod(self.members)
+        if not 0 <= number < count:
+            raise IndexError(f"there is no member {number}: members are numbered from 0 to {count - 1}")
+        depth = len(self.members)
+        alone = self._of_kind(self, ())
+        state = self.state_dict()
+        alone.load_state_dict({name: t.reshape(count, *t.shape[depth:])[number] for name, t in state.items()})
+        return alone
+
+    @classmethod
+    def _of_kind(cls, network: "Network", members: Sequence[int]) -> Self:
+        """A fresh network of the same layers, rule and settings for other members."""
+        # What is drawn is overwritten by the caller; it must not shift what torch draws next.
+        with torch.random.fork_rng(devices=[]):
+            layers = [_with_members(layer, members) for layer in network.layers]
+            fresh = cls(layers, type(network.rule)(**rule_settings(network.rule)), [0] * math.prod(members))
+        for own, like in zip(fresh.parameters(), network.parameters(), strict=True):
+            own.requires_grad_(like.requires_grad)
+        return fresh
 
     @property
     def rule(self) -> Rule:
@@ -99,6 +158,19 @@ class Network(nn.Module):
         """Every layer's activity at the end of the forward sweep, the input first, without gradients."""
         self._check_input(x)
         return self.rule.forward(self, x).activities
+
+    def report(self, member: int, divergence: Divergence) -> None:
+        """What a rule calls where a member's sweep diverges.
+
+        A single network's run ends here. One of several members is noted in ``divergences``, and
+        every update that it gets from now on is NaN; the others do not notice.
+
+        Raises:
+            Divergence: the network has no members.
+        """
+        if not self.members:
+            raise divergence
+        self.divergences.setdefault(member, divergence)
 
     def _learnable(self) -> list[nn.Parameter]:
         # As `parameters()`, without its walk through the module tree at every forward sweep.
@@ -146,7 +218,57 @@ class _Boundary(torch.autograd.Function):
         del saved
         ctx.maybe_clear_saved_tensors()
         updates = ctx.network.rule.assign(ctx.network, trace, output_error)
+        if ctx.network.divergences:
+            updates = _without_diverged(ctx.network, updates)
         return (None, None, *map(updates.get, ctx.parameters))
+
+
+def _without_diverged(network: Network, updates: Updates) -> Updates:
+    """The updates, those of members that diverged NaN, so that none is learnt from unnoticed."""
+    diverged = torch.zeros(math.prod(network.members), dtype=torch.bool)
+    diverged[list(network.divergences)] = True
+    marked: Updates = {}
+    for parameter, update in updates.items():
+        mask = diverged.view(*network.members, *[1] * (update.dim() - len(network.members)))
+        marked[parameter] = update.masked_fill(mask.to(update.device), torch.nan)
+    return marked
+
+
+def _with_members(layer: Dense, members: Sequence[int]) -> Dense:
+    """A fresh layer of the same kind for other members."""
+    bias = layer.bias is not None
+    return Dense(layer.in_features, layer.out_features, layer.activation_name, bias, members).to(layer.weight)
+
+
+def _kind(network: Network) -> dict[str, Any]:
+    """What networks must have in common to be stacked."""
+    return {
+        "members": network.members,
+        "layers": [layer.extra_repr() for layer in network.layers],
+        "rule": type(network.rule).__name__,
+        "settings": rule_settings(network.rule),
+        "dtype": network.layers[0].weight.dtype,
+        "device": network.layers[0].weight.device,
+    }
+
+
+def _difference(one: Network, other: Network) -> str:
+    """The first thing in which two networks' kinds differ, in words."""
+    ours, theirs = _kind(one), _kind(other)
+    name = next(name for name in ours if ours[name] != theirs[name])
+    return f"its {name} {'are' if name.endswith('s') else 'is'} {ours[name]}, not {theirs[name]}"
+
+
+def _load(together: Network, states: dict[str, list[Tensor]]) -> None:
+    """Fill a network of several members with what its members have, by each tensor's name."""
+    for name, own in together.state_dict().items():
+        expected = (len(states[name]), *states[name][0].shape)
+        if tuple(own.shape) != expected:
+            raise ValueError(
+                f"{type(together.rule).__name__} cannot be stacked: {name} has no dimensions for members, its shape is "
+                f"{tuple(own.shape)} and not {expected}"
+            )
+    together.load_state_dict({name: torch.stack(tensors) for name, tensors in states.items()})
 
 
 def _versions(parameters: Sequence[nn.Parameter]) -> list[int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,8 @@ class Trace(NamedTuple):
 
 class Divergence(ArithmeticError):
     """A sweep whose numbers are no longer finite, or whose energy grows without bound.
+
+    Raised for a single network. Of several members the others go on: see ``Network.report``.
 
     Args:
         rule: the rule's name.
@@ -67,20 +71,31 @@ class Rule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.generator = torch.Generator()
-        self._attached = False
+        self.generators: list[torch.Generator] = []
+        self._members: tuple[int, ...] = ()
 
-    def attach(self, network: Network) -> None:
+    def attach(self, network: Network, seeds: Sequence[int] | None = None) -> None:
         """Bind the rule to its network; ``Network`` calls this once.
 
-        The rule's generator takes its seed from torch's global one, which is left where it was:
-        the choice of a rule changes no other random number of a run.
+        Args:
+            network: its network.
+            seeds: one for each member's generator. By default they come from torch's global
+                generator, which is left where it was: the choice of a rule changes no other random
+                number of a run.
+
+        Raises:
+            ValueError: a rule that is in use already, or seeds that are not one a member.
         """
-        if self._attached:
+        if self.generators:
             raise ValueError(f"this {type(self).__name__} belongs to a network already; make one for each network")
-        self._attached = True
-        with torch.random.fork_rng(devices=[]):
-            self.generator.manual_seed(int(torch.randint(2**62, ()).item()))
+        count = math.prod(network.members)
+        if seeds is None:
+            with torch.random.fork_rng(devices=[]):
+                seeds = torch.randint(2**62, (count,)).tolist()
+        if len(seeds) != count:
+            raise ValueError(f"there must be one seed for each member: {count}, not {len(seeds)}")
+        self._members = network.members
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.connect(network)
 
     def connect(self, network: Network) -> None:
@@ -115,14 +130,60 @@ class Rule(nn.Module):
         return ()
 
     def randn(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Standard normal numbers from the rule's generator, with the dtype and device of ``like``.
+        """Standard normal numbers of a shape ``(*members, ...)``, with the dtype and device of ``like``.
 
-        They are drawn on the CPU, so that one seed gives the same numbers on every device.
+        Each member's come from its own generator, so that it draws what it would draw alone. They
+        are drawn on the CPU, so that one seed gives the same numbers on every device.
+
+        Raises:
+            ValueError: a shape that does not begin with the members.
         """
-        return torch.randn(tuple(shape), generator=self.generator, dtype=like.dtype).to(like.device)
+        numbers = self._empty(shape, like)
+        for own, generator in zip(self._by_member(numbers), self.generators, strict=True):
+            own.normal_(generator=generator)
+        return numbers.to(like.device)
+
+    def rand(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Numbers uniform in [0, 1); otherwise as ``randn``."""
+        numbers = self._empty(shape, like)
+        for own, generator in zip(self._by_member(numbers), self.generators, strict=True):
+            own.uniform_(generator=generator)
+        return numbers.to(like.device)
+
+    def _empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        members = self._members
+        if members and tuple(shape[: len(members)]) != members:
+            raise ValueError(f"random numbers for members {members} must begin with these dimensions, not {shape}")
+        return torch.empty(tuple(shape), dtype=like.dtype)
+
+    def _by_member(self, numbers: Tensor) -> Sequence[Tensor]:
+        if not self._members:
+            return (numbers,)
+        return numbers.view(len(self.generators), *numbers.shape[len(self._members) :]).unbind()
 
     def get_extra_state(self) -> Tensor:
-        return self.generator.get_state()
+        """The generators' states, ``(*members, bytes)``."""
+        if not self.generators:
+            return torch.empty(0, dtype=torch.uint8)
+        return torch.stack([each.get_state() for each in self.generators]).view(*self._members, -1)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.generator.set_state(state.cpu())
+        states = state.cpu().reshape(len(self.generators), -1)
+        for generator, own in zip(self.generators, states, strict=True):
+            generator.set_state(own.clone())
+
+
+def rule_settings(rule: Rule) -> dict[str, Any]:
+    """A rule's settings by the names of its constructor's arguments.
+
+    Every rule keeps each argument in an attribute of the same name.
+
+    Raises:
+        ValueError: an argument that the rule does not keep.
+    """
+    names = list(inspect.signature(type(rule)).parameters)
+    if missing := [name for name in names if not hasattr(rule, name)]:
+        raise ValueError(
+            f"{type(rule).__name__} cannot be saved: it must keep its setting {missing[0]!r} as self.{missing[0]}"
+        )
+    return {name: getattr(rule, name) for name in names}

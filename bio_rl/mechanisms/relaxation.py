@@ -1,17 +1,20 @@
 """What the rules that relax share: when to stop, and what a sweep and its stability are computed from.
 
 A sweep works in place on buffers that are made once a call, so that memory does not grow with the
-number of steps. Convergence and divergence are read off the same few numbers, fetched together.
+number of steps. Convergence and divergence are read off the same few numbers, fetched together, for
+each member by itself: a member ends where it would have ended alone.
 """
 
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from bio_rl.activations import Activation, HardSigmoid, ReLU
 from bio_rl.mechanisms.arithmetic import nonzero
+from bio_rl.network import Network
 from bio_rl.rule import Divergence
 
 CHECK_EVERY = 2
@@ -20,41 +23,97 @@ GROWTH = 1e4
 """How far a residual may grow beyond the first step's largest: more than any stable network amplifies."""
 
 
-def relax(rule: str, sweep: Callable[[], Sequence[Tensor]], steps: int, tolerance: float) -> int:
+def relax(
+    network: Network,
+    rule: str,
+    sweep: Callable[[], Sequence[Tensor]],
+    state: Callable[[], Iterable[Tensor]],
+    steps: int,
+    tolerance: float,
+    first_layer: int = 1,
+) -> list[int]:
     """Repeat ``sweep`` until nothing is left to change, at most ``steps`` times.
 
     Args:
+        network: whose members relax.
         rule: the rule's name, for ``Divergence``.
         sweep: one step of the dynamics, in place. It returns each layer's residual, the first
             layer's first: what would be zero at the fixed point.
+        state: all that is read after the relaxation, each tensor ``(*members, ...)``. A member that
+            comes to rest before others do finds there what it had left; one that diverges, NaN.
         steps: the most sweeps.
         tolerance: a layer has converged when its largest residual is at most this times the largest
             that it ever showed.
+        first_layer: the layer that the first residual belongs to.
 
     Returns:
-        The number of sweeps.
+        The number of sweeps of each member.
 
     Raises:
-        Divergence: a residual that is no longer finite, or that grew ``GROWTH``-fold.
+        Divergence: from a single network, a residual that is no longer finite, or that grew ``GROWTH``-fold.
     """
-    peaks: list[float] = []
-    limit = sys.float_info.max
+    moving = {member: _Moving() for member in range(math.prod(network.members))}
+    taken = [steps] * len(moving)
+    left: dict[int, list[Tensor]] = {}
     for step in range(1, steps + 1):
         residuals = sweep()
         if 1 < step < steps and step % CHECK_EVERY:
             continue
-        # Both ends of the range, then the larger: a maximum norm takes as long as a tanh.
-        ends = torch.stack([end for residual in residuals for end in torch.aminmax(residual)]).tolist()
-        sizes = [max(-low, high) for low, high in zip(ends[::2], ends[1::2], strict=True)]
-        for layer, size in enumerate(sizes, start=1):
-            if not size <= limit:  # true of NaN as well
-                raise Divergence(rule, layer, step)
-        if step == 1:
-            limit = GROWTH * max(sizes)
-        peaks = list(map(max, sizes, peaks or sizes))
-        if all(size <= tolerance * peak for size, peak in zip(sizes, peaks, strict=True)):
-            return step
-    return steps
+        sizes = largest(network, residuals)
+        for member, motion in list(moving.items()):
+            layer = motion.diverged(sizes[member])
+            if layer is not None:
+                network.report(member, Divergence(rule, first_layer + layer, step))
+            elif not motion.at_rest(sizes[member], tolerance):
+                continue
+            taken[member] = step
+            del moving[member]
+            if network.members:
+                left[member] = [own[member].clone() for own in by_member(network, state())]
+                if layer is not None:
+                    for own in left[member]:
+                        own.fill_(torch.nan)
+        if not moving:
+            break
+    for member, kept in left.items():
+        for own, value in zip(by_member(network, state()), kept, strict=True):
+            own[member] = value
+    return taken
+
+
+class _Moving:
+    """What one member's relaxation has shown so far: the largest residual of each layer, and what is too large."""
+
+    def __init__(self) -> None:
+        self.peaks: list[float] = []
+        self.limit = sys.float_info.max
+
+    def diverged(self, sizes: Sequence[float]) -> int | None:
+        """The first layer, from 0, whose residual has grown too large, or is not a number."""
+        found = next((layer for layer, size in enumerate(sizes) if not size <= self.limit), None)
+        if not self.peaks:
+            self.limit = GROWTH * max(sizes)
+        return found
+
+    def at_rest(self, sizes: Sequence[float], tolerance: float) -> bool:
+        self.peaks = list(map(max, sizes, self.peaks or sizes))
+        return all(size <= tolerance * peak for size, peak in zip(sizes, self.peaks, strict=True))
+
+
+def largest(network: Network, residuals: Sequence[Tensor]) -> list[list[float]]:
+    """Each member's largest absolute entry of each tensor ``(*members, ...)``; NaN where there is one."""
+    if network.members:
+        sizes = [each.abs().flatten(1).amax(-1) for each in by_member(network, residuals)]
+        return torch.stack(sizes, -1).tolist()
+    # Both ends of the range, then the larger: a maximum norm takes as long as a tanh.
+    ends = torch.stack([end for residual in residuals for end in torch.aminmax(residual)]).tolist()
+    return [[max(-low, high) for low, high in zip(ends[::2], ends[1::2], strict=True)]]
+
+
+def by_member(network: Network, tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Views of tensors ``(*members, ...)`` whose first dimension counts the members, whatever the members' shape."""
+    count, depth = math.prod(network.members), len(network.members)
+    return [tensor.view(count, *tensor.shape[depth:]) for tensor in tensors]
 
 
 def response(

@@ -15,7 +15,7 @@ from bio_rl.mechanisms.nudging import unit_error
 from bio_rl.mechanisms.relaxation import relax
 from bio_rl.mechanisms.settings import check_not_negative, check_positive, check_steps
 from bio_rl.network import Network
-from bio_rl.rule import Divergence, Rule, Trace
+from bio_rl.rule import Rule, Trace
 
 Feedback = Literal["learnt", "transpose"]
 
@@ -107,7 +107,7 @@ class DeepFeedbackControl(Rule):
         direction, size = unit_error(output_error)
         feedback = self.feedback_weights(network)
         plant = _Plant(network, trace, feedback)
-        control = self._control(plant, direction.mul_(-self.nudge))
+        control = self._control(network, plant, direction.mul_(-self.nudge))
         signal = control.mul_(size.div_(-self.nudge))
         updates = local_updates(network, trace, descend(network, trace, signal, reversed(feedback)))
         learning = jacobian_updates(self, network, trace.activities, list(self.weights), self.noise)
@@ -115,7 +115,7 @@ class DeepFeedbackControl(Rule):
             updates[weight] = matched(update, updates[layer.weight])
         return updates
 
-    def _control(self, plant: "_Plant", step: Tensor) -> Tensor:
+    def _control(self, network: Network, plant: "_Plant", step: Tensor) -> Tensor:
         """The control ``(*members, batch, out)`` that brings the output from y to ``y + step``.
 
         The gain is half of the inverse of the loop's, taken along the step as if Q were J^T. Where
@@ -135,11 +135,9 @@ class DeepFeedbackControl(Rule):
             plant.drive(control)
             return (imbalance,)
 
-        try:
-            relax("deep_feedback_control", sweep, self.steps, self.tolerance)
-        except Divergence as divergence:
-            # The imbalance is the output layer's, where the controller sits.
-            raise Divergence(divergence.rule, len(plant.layers), divergence.step) from None
+        # The imbalance is the output layer's, where the controller sits.
+        last = len(plant.layers)
+        relax(network, "deep_feedback_control", sweep, lambda: [control], self.steps, self.tolerance, last)
         return control
 
 

@@ -1,6 +1,7 @@
 """Dendritic microcircuits: an apical dendrite compares feedback with what local interneurons expect of it."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from bio_rl.layers import Dense, Updates
 from bio_rl.mechanisms.feedback_weights import at_most, random_feedback
 from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.relaxation import largest
 from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
 from bio_rl.rule import Divergence, Rule, Trace
@@ -159,9 +161,8 @@ class DendriticMicrocircuit(Rule):
                     basal[index] = layer.drive(activities[index])
                 soma[index] = basal[index] + inputs[index]
                 activities[index + 1] = layer.activation.forward(soma[index])
-        for number, potential in enumerate(soma, start=1):
-            if not potential.isfinite().all():
-                raise Divergence("dendritic_microcircuit", number, self.rounds)
+        for member, potentials in enumerate(largest(network, soma)):
+            _report(network, member, [math.isfinite(potential) for potential in potentials], self.rounds)
         return _State(activities, basal, soma)
 
     def _integrate(self, network: Network, trace: Trace, acting: list[Tensor], current: Tensor) -> "_State":
@@ -170,21 +171,20 @@ class DendriticMicrocircuit(Rule):
         soma = [potential.clone() for potential in acting]
         interneurons = [self._interneuron(i, activities, soma) for i in hidden]
         steps = max(1, round(self.duration / self.time_step))
-        speeds: list[list[float]] = []
+        speeds: list[list[list[float]]] = []
         for step in range(1, steps + 1):
             goals = [layer.drive(pre) for layer, pre in zip(layers, activities[:-1], strict=True)]
             for i in hidden:
                 goals[i].add_(self.apical_potential(network, i, soma[i + 1], interneurons[i]), alpha=self.apical)
             goals[-1].add_(current)
             if step in (1, steps):
-                speeds.append([float((goal - u).abs().max()) for goal, u in zip(goals, soma, strict=True)])
+                speeds.append(largest(network, [goal - u for goal, u in zip(goals, soma, strict=True)]))
             expected = [self._interneuron(i, activities, soma) for i in hidden]
             for potential, goal in zip([*soma, *interneurons], [*goals, *expected], strict=True):
                 potential.lerp_(goal, self.time_step)
             activities[1:] = [layer.activation.forward(u) for layer, u in zip(layers, soma, strict=True)]
-        for number, speed in enumerate(speeds[-1], start=1):
-            if not speed <= max(max(speeds[0]) / 10, 1e-3):
-                raise Divergence("dendritic_microcircuit", number, steps)
+        for member, (begun, ended) in enumerate(zip(speeds[0], speeds[-1], strict=True)):
+            _report(network, member, [speed <= max(max(begun) / 10, 1e-3) for speed in ended], steps)
         basal = [layer.drive(pre) for layer, pre in zip(layers, activities[:-1], strict=True)]
         return _State(activities, basal, soma)
 
@@ -243,6 +243,12 @@ class DendriticMicrocircuit(Rule):
                 interneurons.weight.copy_(self._random(interneurons, 1.0))
                 if interneurons.bias is not None:
                     interneurons.bias.zero_()
+
+
+def _report(network: Network, member: int, good: Sequence[bool], step: int) -> None:
+    """Tell the network of a member's first layer that is not good, if there is one."""
+    if not all(good):
+        network.report(member, Divergence("dendritic_microcircuit", good.index(False) + 1, step))
 
 
 class _State(NamedTuple):

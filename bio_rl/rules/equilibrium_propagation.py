@@ -120,17 +120,16 @@ class EquilibriumPropagation(Rule):
         *hidden, readout = network.layers
         strengths = self._strengths(network)
         if len(hidden) > 1:
-            drives, activities = self._free(hidden, x, self._scaled_feedback(network, strengths))
+            drives, activities = self._free(network, x, self._scaled_feedback(network, strengths))
         else:  # nothing to settle
             drives = [layer.drive(x) for layer in hidden]
             activities = [layer.activation.forward(drive) for layer, drive in zip(hidden, drives, strict=True)]
         states = [x, *activities]
         return Trace([*states, readout.forward(states[-1])], [*drives, *strengths])
 
-    def _free(
-        self, hidden: Sequence[Dense], x: Tensor, feedback: Sequence[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _free(self, network: Network, x: Tensor, feedback: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The hidden drives and activities that settle at an input."""
+        hidden = network.layers[:-1]
         bottom, weights = hidden[0].drive(x), [layer.weight.mT for layer in hidden]
         biases = [_bias_row(layer) for layer in hidden]
         # From silence: the first sweep is then the feedforward one, and shows how large drives are.
@@ -153,7 +152,10 @@ class EquilibriumPropagation(Rule):
                 layer.activation.forward(drive, out=activities[index])
             return moved
 
-        relax("equilibrium_propagation", sweep, self.steps, self.tolerance)
+        def settled() -> list[Tensor]:
+            return [*drives, *activities]
+
+        relax(network, "equilibrium_propagation", sweep, settled, self.steps, self.tolerance)
         return drives, activities
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
@@ -229,7 +231,7 @@ class EquilibriumPropagation(Rule):
                 respond(index, drive)
             return moved
 
-        relax("equilibrium_propagation", sweep, self.steps, self.tolerance)
+        relax(network, "equilibrium_propagation", sweep, lambda: changes, self.steps, self.tolerance)
         return changes
 
     def _strengths(self, network: Network) -> list[Tensor]:

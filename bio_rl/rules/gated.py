@@ -17,7 +17,8 @@ class RunningMean(nn.Module):
     """An exponential running mean, unbiased from the first value on; saved with the network.
 
     Args:
-        shape: of the values.
+        members: as the network's.
+        features: the rest of the values' shape.
         rate: the weight of a new value.
         like: gives dtype and device.
     """
@@ -25,11 +26,11 @@ class RunningMean(nn.Module):
     total: Tensor
     weight: Tensor
 
-    def __init__(self, shape: Sequence[int], rate: float, like: Tensor):
+    def __init__(self, members: Sequence[int], features: Sequence[int], rate: float, like: Tensor):
         super().__init__()
         self.rate = rate
-        self.register_buffer("total", like.new_zeros(tuple(shape)))
-        self.register_buffer("weight", like.new_zeros(()))
+        self.register_buffer("total", like.new_zeros((*members, *features)))
+        self.register_buffer("weight", like.new_zeros((*members, *[1] * len(features))))
 
     def forward(self, value: Tensor) -> Tensor:
         """The mean, this value included."""
@@ -57,7 +58,7 @@ class Gate(nn.Module):
 class Surprise(Gate):
     def __init__(self, network: Network, rate: float, window: int, period: int):
         super().__init__(network, rate, window, period)
-        self.usual = RunningMean(network.members, rate, network.layers[0].weight)
+        self.usual = RunningMean(network.members, (), rate, network.layers[0].weight)
 
     def forward(self, network: Network, trace: Trace) -> Tensor:
         batch = trace.activities[0].shape[:-1]
@@ -76,9 +77,9 @@ class Novelty(Gate):
         super().__init__(network, rate, window, period)
         like, members = network.layers[0].weight, network.members
         self.familiar = nn.ModuleList(
-            RunningMean((*members, layer.in_features), rate, like) for layer in network.layers
+            RunningMean(members, (layer.in_features,), rate, like) for layer in network.layers
         )
-        self.usual = nn.ModuleList(RunningMean(members, rate, like) for _ in network.layers)
+        self.usual = nn.ModuleList(RunningMean(members, (), rate, like) for _ in network.layers)
 
     def forward(self, network: Network, trace: Trace) -> Tensor:
         novelties = []
@@ -94,12 +95,12 @@ class Window(Gate):
     def __init__(self, network: Network, rate: float, window: int, period: int):
         super().__init__(network, rate, window, period)
         self.window, self.period = window, period
-        self.register_buffer("update", torch.zeros((), dtype=torch.long))
+        self.register_buffer("update", torch.zeros(network.members, dtype=torch.long))
 
     def forward(self, network: Network, trace: Trace) -> Tensor:
         is_open = self.update % self.period < self.window
         self.update += 1
-        return super().forward(network, trace) * is_open
+        return super().forward(network, trace) * is_open.unsqueeze(-1)
 
 
 def relative(signal: Tensor, usual: nn.Module) -> Tensor:
@@ -179,7 +180,7 @@ class Gated(Rule):
         self.inner = _inner_rule(rule, self.settings)
 
     def connect(self, network: Network) -> None:
-        self.inner.attach(network)
+        self.inner.attach(network, [generator.initial_seed() for generator in self.generators])
         self.openness = GATES[self.gate](network, self.rate, self.window, self.period)
 
     def forward(self, network: Network, x: Tensor) -> Trace:

@@ -128,7 +128,7 @@ class PredictiveCoding(Rule):
         incremental = self.variant == "incremental"
         updates: Updates = {}
 
-        def learn(share: float) -> None:
+        def learn(share: float | Tensor) -> None:
             deltas = [error * (size * (-share / self.nudge)) for error in neurons.errors[:-1]]
             presynaptic = [trace.activities[0], *neurons.activities]
             for layer, pre, delta in zip(network.layers, presynaptic, [*deltas, output_delta * share], strict=True):
@@ -141,11 +141,15 @@ class PredictiveCoding(Rule):
                 learn(1 / self.steps)
             return residuals
 
-        taken = relax("predictive_coding", sweep, self.steps, self.tolerance)
+        def settled() -> list[Tensor]:
+            return [*neurons.state(), *updates.values()]
+
+        taken = relax(network, "predictive_coding", sweep, settled, self.steps, self.tolerance)
         if not incremental:
             learn(1)
-        elif taken < self.steps:
-            learn(1 - taken / self.steps)  # what has settled would teach the same at every step that is left
+        elif min(taken) < self.steps:  # what has settled would teach the same at every step that is left
+            left = output_delta.new_tensor([1 - steps / self.steps for steps in taken])
+            learn(left.view(*network.members, 1, 1))
         return updates
 
     def _gain(self, network: Network, trace: Trace, output_error: Tensor, size: Tensor) -> Tensor:
@@ -200,6 +204,11 @@ class Neurons:
         self.changes = [*map(torch.zeros_like, self.free[:-1])]
         self.activities = [free.clone() for free in self.free]
         self.drives = [layer.drive(pre) for layer, pre in zip(network.layers, trace.activities[:-2], strict=False)]
+
+    def state(self) -> list[Tensor]:
+        """What learning reads."""
+        free = self.variant == "fixed_prediction"
+        return self.errors[:-1] if free else [*self.errors[:-1], *self.activities]
 
     def step(self) -> Sequence[Tensor]:
         """Move every layer at once by what it got in the step before; returns the imbalances."""

@@ -1,6 +1,6 @@
 """Read-out only: the control that every other rule must beat."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bio_rl.layers import Updates
 from bio_rl.mechanisms.settings import check_not_negative
@@ -35,7 +35,8 @@ class Readout(Rule):
             return
         for layer in network.layers[:-1]:
             if layer.bias is not None:
-                nn.init.uniform_(layer.bias, -self.hidden_bias, self.hidden_bias, generator=self.generator)
+                drawn = self.rand(layer.bias.shape, layer.bias).mul_(2 * self.hidden_bias).sub_(self.hidden_bias)
+                layer.bias.data.copy_(drawn)
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         layer = network.layers[-1]

@@ -60,4 +60,4 @@ class SignSymmetry(LayerwiseFeedback):
         return self.randn(layer.weight.shape, layer.weight).abs_().mul_(self._size(layer))
 
     def _size(self, layer: Dense) -> Tensor:
-        return layer.weight.new_tensor(self.feedback_scale * layer.in_features**-0.5)
+        return layer.weight.new_full((*layer.members, 1, 1), self.feedback_scale * layer.in_features**-0.5)

@@ -1,6 +1,5 @@
 """A rule of your own: feedback alignment through synapses that sometimes fail."""
 
-import torch
 from torch import Tensor, nn
 
 from bio_rl import Network, Rule
@@ -39,5 +38,5 @@ class NoisyFeedback(Rule):
         return local_updates(network, trace, descend(network, trace, output_error, feedback))
 
     def _transmitted(self, weight: Tensor) -> Tensor:
-        works = torch.rand(weight.shape, generator=self.generator) >= self.failure
+        works = self.rand(weight.shape, weight) >= self.failure
         return weight * works.to(weight)

@@ -1,26 +1,13 @@
 """What every rule owes its users, whatever its theory: a new rule is held to it by its file alone."""
 
 import copy
-import inspect
-from typing import get_args
 
 import pytest
 import torch
+from variants import EVERY_RULE
 
 from agents import PPO
-from bio_rl.rules import make_rule, rule_class, rule_names
-
-
-def variants(name):
-    """The rule as it is shipped, and with each other word that one of its settings may be."""
-    yield pytest.param(name, {}, id=name)
-    for setting, parameter in inspect.signature(rule_class(name), eval_str=True).parameters.items():
-        for word in get_args(parameter.annotation):
-            if isinstance(word, str) and word != parameter.default:
-                yield pytest.param(name, {setting: word}, id=f"{name}-{word}")
-
-
-EVERY_RULE = [variant for name in rule_names() for variant in variants(name)]
+from bio_rl.rules import make_rule, rule_class
 
 DRAW_NO_NOISE = [each for each in EVERY_RULE if rule_class(each.values[0]).ngrad != "perturbation"]
 

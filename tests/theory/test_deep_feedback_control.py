@@ -147,7 +147,7 @@ def test_the_imbalance_never_rises(build, batch, gain):
     trace, seen = rule.forward(network, x), loop(network, x)
     sizes = [step.norm(dim=-1)]
     for rule.steps in range(1, 30):
-        control = rule._control(_Plant(network, trace, rule.feedback_weights(network)), step)
+        control = rule._control(network, _Plant(network, trace, rule.feedback_weights(network)), step)
         sizes.append((step - (control.unsqueeze(-2) @ seen).squeeze(-2)).norm(dim=-1))
     assert (torch.stack(sizes).diff(dim=0) <= 1e-12).all()
 

@@ -68,7 +68,7 @@ def test_surprise_is_relative_to_its_running_mean(build, batch):
 
 
 def test_the_running_mean_is_unbiased_from_the_first_value_on():
-    mean = RunningMean((), 0.01, torch.zeros((), dtype=torch.float64))
+    mean = RunningMean((), (), 0.01, torch.zeros((), dtype=torch.float64))
     assert mean(torch.tensor(5.0, dtype=torch.float64)).item() == pytest.approx(5)
     for _ in range(500):
         last = mean(torch.tensor(3.0, dtype=torch.float64))

@@ -190,10 +190,10 @@ def test_updates_are_homogeneous_in_the_error_and_zero_without_one(build, batch,
 def test_acting_is_free_of_noise(build, batch, rule):
     network = build(rule())
     x, _ = batch(network)
-    before = network.rule.generator.get_state()
+    before = network.rule.get_extra_state()
     assert torch.equal(network(x), network(x))
     assert torch.equal(network(x), with_backprop(network)(x))
-    assert torch.equal(before, network.rule.generator.get_state())
+    assert torch.equal(before, network.rule.get_extra_state())
 
 
 def test_noise_differs_between_samples(build, batch):

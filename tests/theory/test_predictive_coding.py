@@ -228,17 +228,28 @@ def test_divergence_names_the_rule_the_layer_and_the_step(build, batch):
     with pytest.raises(Divergence, match="predictive_coding diverged in layer 1 at relaxation step 1"):
         network(x).backward(output_error)
 
-    sizes = iter(100.0**step for step in range(20))
+    network, sizes = build(Backprop()), iter(100.0**step for step in range(20))
     with pytest.raises(Divergence, match="some_rule diverged in layer 2 at relaxation step 4"):
-        relax("some_rule", lambda: [torch.ones(1), torch.full((3,), next(sizes))], 20, 1e-3)
+        relax(network, "some_rule", lambda: [torch.ones(1), torch.full((3,), next(sizes))], list, 20, 1e-3)
     assert 100.0**2 <= GROWTH < 100.0**3
 
 
-def test_relaxation_stops_when_it_has_converged():
-    halves, still = torch.ones(2), torch.zeros(2)
-    assert relax("a", lambda: [halves.div_(2), still], 100, 1e-3) == 12
-    assert relax("a", lambda: [still], 100, 1e-3) == 1
-    assert relax("a", lambda: [halves], 7, 1e-3) == 7
+def test_relaxation_stops_when_it_has_converged(build):
+    network, halves, still = build(Backprop()), torch.ones(2), torch.zeros(2)
+    assert relax(network, "a", lambda: [halves.div_(2), still], list, 100, 1e-3) == [12]
+    assert relax(network, "a", lambda: [still], list, 100, 1e-3) == [1]
+    assert relax(network, "a", lambda: [halves], list, 7, 1e-3) == [7]
+
+
+def test_members_relax_each_by_itself(build):
+    network = build(Backprop(), members=(2, 2))
+    factors = torch.tensor([[0.5, 0.05], [0.9, 1e3]]).unsqueeze(-1)
+    state = torch.ones(2, 2, 3)
+    taken = relax(network, "a", lambda: [state.mul_(factors)], lambda: [state], 20, 1e-3, first_layer=2)
+    assert taken == [12, 4, 20, 4]
+    expected = torch.tensor([[0.5**12, 0.05**4], [0.9**20, math.nan]]).unsqueeze(-1).expand(2, 2, 3)
+    torch.testing.assert_close(state, expected, equal_nan=True)
+    assert {member: (each.layer, each.step) for member, each in network.divergences.items()} == {3: (2, 4)}
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (3, 40, 20), (2, 2, 1, 64)])
