@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+import bio_rl
 from bio_rl.cli.errors import UserError, nearest
 
 USAGE = """\
@@ -19,9 +20,9 @@ Reinforcement-learning agents that learn by biologically plausible credit assign
 commands:
   train   train an agent, as in: bio-rl train rule=feedback_alignment env=cartpole
   play    watch a trained agent: bio-rl play RUN_FOLDER [--video FILE.mp4]
-  rules   the credit-assignment rules and their properties [--json]
+  rules   the credit-assignment rules and their properties [--json] [--config-dir DIR]
 
-bio-rl COMMAND --help says more.
+bio-rl COMMAND --help says more, bio-rl --version which this is.
 """
 
 
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE, end="")
+        return 0
+    if command == "--version":
+        print(f"bio-rl {bio_rl.__version__}")
         return 0
     # A user's own rules and environments, beside what is installed and never in front of it.
     if os.getcwd() not in sys.path:
@@ -92,14 +96,18 @@ def _whole(text: str, least: int) -> int:
 def _rules(arguments: list[str]) -> int:
     parser = _Parser(prog="bio-rl rules", description="The rules and their properties.")
     parser.add_argument("--json", action="store_true", help="as data")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="your own rules too, by their files in DIR/rule/"
+    )
     options = parser.parse_args(arguments)
 
     from bio_rl.cli.rules import print_table, properties
 
+    rows = properties(options.config_dir)
     if options.json:
-        print(json.dumps(properties(), indent=2, ensure_ascii=False))
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
-        print_table(properties())
+        print_table(rows)
     return 0
 
 

@@ -4,33 +4,42 @@ import os
 import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 import bio_rl
-from bio_rl.cli.errors import UserError, first_line, nearest
+from bio_rl.cli.errors import UserError, first_line, nearest, nearest_of
+from bio_rl.cli.schema import as_text, check_values, is_open, unknown_keys, where
 
 CONFIG = "train"
 REMOVABLE = ("experiment", "tuned")
 """The groups that a run can do without."""
+CHOSEN = ("agent", "rule", "rule@critic_rule", "optimizer", "env")
+ARGUMENTS = ("agent", "rule", "critic_rule", "optimizer")
+"""Where the keys are those of the file that was chosen, and any other argument of what it describes."""
+LONGEST_NAME, LONGEST_PATH = 255, 4000
+"""What file systems take, in bytes; of the path something is left for the files in it."""
 LONGEST_SUFFIX = 200
-"""A longer folder name would hit the file system's limit; a hash takes the place of what is cut."""
+"""The end of a folder's name, in bytes, before a hash takes the place of what is cut; the rule's name stands before."""
 
 
 def config_folder() -> Path:
@@ -44,12 +53,14 @@ class Job:
     """One run of a command line.
 
     Attributes:
-        config: what the run gets.
+        config: what the run gets, without interpolations.
         folder: where it will write.
+        choices: the file chosen from each group.
     """
 
     config: DictConfig
     folder: Path
+    choices: dict[str, Any]
 
 
 def shorthand(overrides: Iterable[str]) -> list[str]:
@@ -61,22 +72,58 @@ def folder_suffix(overrides: str) -> str:
     """What else was overridden, as the end of a folder's name: ``,key=value,...`` or nothing."""
     # Hydra cannot tell the rule, which the folder is named by already, from the critic's.
     overrides = re.sub(r"(^|,)rule=[^,]*", "", overrides).lstrip(",").replace("rule@critic_rule=", "critic_rule=")
+    # Whether a key was added or changed makes no other run.
+    overrides = re.sub(r"(^|,)\+{1,2}", r"\1", overrides)
     if not overrides:
         return ""
-    name = "," + overrides.replace(os.sep, "_")
-    return name if len(name) <= LONGEST_SUFFIX else f"{name[:LONGEST_SUFFIX]}~{sha256(name.encode()).hexdigest()[:8]}"
+    name = os.fsencode("," + overrides.replace(os.sep, "_"))
+    if len(name) <= LONGEST_SUFFIX:
+        return os.fsdecode(name)
+    return f"{name[:LONGEST_SUFFIX].decode(errors='ignore')}~{sha256(name).hexdigest()[:8]}"
 
 
 OmegaConf.register_new_resolver("folder_suffix", folder_suffix, replace=True)
 
 
+def compose(*overrides: str) -> DictConfig:
+    """The config of ``bio-rl train OVERRIDES``, for a run from Python.
+
+    Raises:
+        UserError: as ``compose_jobs``.
+    """
+    args = Namespace(overrides=shorthand(overrides), config_dir=None, config_name=None, multirun=False)
+    (job,) = compose_jobs(args)
+    return job.config
+
+
+def resolved(config: DictConfig) -> DictConfig:
+    """A copy with a value in the place of every interpolation, so that what is recorded is what ran."""
+    config = config.copy()
+    # Unlike ``resolve``, this names the key whose value cannot be found.
+    OmegaConf.to_container(config, resolve=True)
+    with read_write(config):
+        OmegaConf.resolve(config)
+    return config
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain data, without Hydra's own node."""
+    data: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    data.pop("hydra", None)
+    return data
+
+
 def compose_jobs(args: Namespace) -> list[Job]:
-    """The jobs that Hydra will run for these arguments, every override checked.
+    """The jobs that Hydra will run for these arguments, every setting checked.
 
     A sweeper other than Hydra's basic one chooses its jobs as it goes; for it there are none.
 
+    Args:
+        args: as Hydra parses them. Overrides that add an argument to an open mapping, as
+            ``env.kwargs.is_slippery=false``, leave as Hydra wants them, with ``++``.
+
     Raises:
-        UserError: an override that names nothing, has the wrong type, or cannot be composed.
+        UserError: a setting that names nothing, has the wrong type, does nothing, or cannot be composed.
     """
     search_path = create_config_search_path(str(config_folder()))
     if args.config_dir is not None:
@@ -85,36 +132,57 @@ def compose_jobs(args: Namespace) -> list[Job]:
         # Where Hydra itself puts it.
         folder = f"file://{Path(args.config_dir).resolve()}"
         search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
-    hydra = Hydra.create_main_hydra2(CONFIG, search_path)
     try:
-        return _Composer(hydra, args.config_name or CONFIG).jobs(args.overrides, args.multirun)
-    except (HydraException, OmegaConfBaseException) as error:
-        causes = [error] if error.__cause__ is None else [error, error.__cause__]
-        raise UserError(": ".join(map(first_line, causes))) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"a config file cannot be read: {error}") from error
+        with _in_one_line():
+            hydra = Hydra.create_main_hydra2(CONFIG, search_path)
+            composer = _Composer(hydra, args.config_name or CONFIG, args.multirun)
+            args.overrides = composer.opened(args.overrides)
+            return composer.jobs(args.overrides)
     finally:
+        HydraConfig.instance().cfg = None
         GlobalHydra.instance().clear()
 
 
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What Hydra, OmegaConf and YAML have against a command line, as a ``UserError``."""
+    try:
+        yield
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"a config file cannot be read: {error}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        causes = [error] if error.__cause__ is None else [error, error.__cause__]
+        key = re.search(r"^ *full_key: (.+)", str(error), re.MULTILINE)
+        raise UserError((f"{key[1]}: " if key else "") + ": ".join(map(first_line, causes))) from error
+    except RecursionError as error:
+        raise UserError("a setting is nested too deeply, or refers to itself") from error
+    except (ValueError, TypeError, AttributeError) as error:  # Hydra's own, for values that it does not expect
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise UserError(f"Hydra cannot compose this: {first_line(error)}") from error
+
+
 class _Composer:
-    def __init__(self, hydra: Hydra, config_name: str):
+    def __init__(self, hydra: Hydra, config_name: str, multirun: bool):
         self.loader = hydra.config_loader
         self.config_name = config_name
-        # What the jobs of a sweep are checked against depends on their choices only, which few of them change.
-        self._compose = cache(self._load)
+        self.mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+        # The jobs of a sweep differ in their settings for the most part, and few of them in their choices.
+        self._load, self._shipped = cache(self._load_configuration), cache(self._load_shipped)
 
-    def jobs(self, lines: Sequence[str], multirun: bool) -> list[Job]:
+    def jobs(self, lines: Sequence[str]) -> list[Job]:
         overrides = [self._parse(line) for line in lines]
+        self._refuse_repeated(overrides)
         for override in overrides:
             self._check_choice(override)
         hydras = [override for override in overrides if override.is_hydra_override()]
         self._check_settings(hydras)
         # Mode and sweeper depend on nothing else.
-        master = self._compose((*self._choices(overrides), *_lines(hydras)), RunMode.MULTIRUN)
-        if not (multirun or master.hydra.mode == RunMode.MULTIRUN):
+        master = self._load((*self._choices(overrides), *_lines(hydras)), self.mode)
+        self._refuse_hidden_files(master)
+        if RunMode.MULTIRUN not in (self.mode, master.hydra.mode):
             self._refuse_sweeps(overrides)
-            return [self._job(lines, RunMode.RUN)]
+            return [self._job(lines, None)]
         if not master.hydra.sweeper._target_.endswith(".BasicSweeper"):
             return []
         swept = [self._parse(f"{key}={value}") for key, value in (master.hydra.sweeper.params or {}).items()]
@@ -122,28 +190,86 @@ class _Composer:
             self._check_choice(override)
         ours = [override for override in overrides if not override.is_hydra_override()]
         (combinations,) = BasicSweeper.split_arguments([*swept, *ours], None)
-        return [self._job([*_lines(hydras), *combination], RunMode.MULTIRUN) for combination in combinations]
+        if not combinations:
+            raise UserError("this sweep holds no run: one of its ranges or lists is empty")
+        return [self._job([*_lines(hydras), *lines], number) for number, lines in enumerate(combinations)]
 
-    def _load(self, lines: tuple[str, ...], mode: RunMode) -> DictConfig:
-        return self.loader.load_configuration(
-            self.config_name, list(lines), run_mode=mode, validate_sweep_overrides=False
+    def opened(self, lines: Sequence[str]) -> list[str]:
+        """The overrides, with ``++`` before those that add to a mapping whose keys are not ours to know."""
+        overrides = [self._parse(line) for line in lines]
+        for override in overrides:
+            self._check_choice(override)
+        single = [override for override in overrides if self._is_choice(override) and not override.is_sweep_override()]
+        base = plain(self._load(tuple(_lines(single)), self.mode))
+        return [
+            f"++{line}" if self._adds(override, base) else line for line, override in zip(lines, overrides, strict=True)
+        ]
+
+    def _adds(self, override: Override, base: Mapping[str, Any]) -> bool:
+        if not _is_plain(override) or override.is_hydra_override() or self._is_choice(override):
+            return False
+        *parents, last = override.key_or_group.split(".")
+        node: Any = base
+        for depth, name in enumerate(parents):
+            if not isinstance(node, Mapping) or name not in node:
+                break
+            node = node[name]
+            if is_open(".".join(parents[: depth + 1]), node):
+                return not isinstance(node, Mapping) or last not in node or parents[depth + 1 :] != []
+        is_mapping = isinstance(override.value(), dict) or override.is_sweep_override()
+        return isinstance(node, Mapping) and last in node and is_mapping and is_open(override.key_or_group, node[last])
+
+    def _load_configuration(
+        self, lines: tuple[str, ...], mode: RunMode = RunMode.RUN, name: str | None = None
+    ) -> DictConfig:
+        try:
+            return self.loader.load_configuration(
+                name or self.config_name, list(lines), run_mode=mode, validate_sweep_overrides=False
+            )
+        except KeyError as error:
+            raise UserError(f"hydra.job.env_copy: there is no environment variable {error}") from error
+
+    def _compose(self, lines: Sequence[str]) -> DictConfig:
+        """As Hydra composes the lines, with the choices composed once for all jobs that make them."""
+        overrides = [self._parse(line) for line in lines]
+        hydras = [override for override in overrides if override.is_hydra_override()]
+        full = self._load((*self._choices(overrides), *_lines(hydras))).copy()
+        settings = [each for each in overrides if not (self._is_choice(each) or each.is_hydra_override())]
+        ConfigLoaderImpl._apply_overrides_to_config(settings, full)
+        ours = [override for override in overrides if not override.is_hydra_override()]
+        full.hydra.overrides.task = _lines(ours)
+        naming = full.hydra.job.config.override_dirname
+        full.hydra.job.override_dirname = get_overrides_dirname(
+            ours, naming.exclude_keys, naming.item_sep, naming.kv_sep
         )
+        return full
 
-    def _job(self, lines: Sequence[str], mode: RunMode) -> Job:
-        self._check_settings([self._parse(line) for line in lines])
-        full = self._compose(tuple(lines), RunMode.RUN)
-        config = full.copy()
-        _remove_hydra(config)
-        for key in _missing(config):
+    def _job(self, lines: Sequence[str], number: int | None) -> Job:
+        """The job of these lines; ``number`` is its place in a sweep."""
+        overrides = [self._parse(line) for line in lines]
+        self._check_settings(overrides)
+        full = self._compose(lines)
+        if number is None:
+            folder = "${hydra.run.dir}"
+        else:
+            full.hydra.job.num, full.hydra.job.id = number, f"job_id_for_{number}"
+            folder = "${hydra.sweep.dir}/${hydra.sweep.subdir}"
+        full.hydra.runtime.output_dir = folder
+        for key in _missing(_ours(full)):
             raise UserError(f"{key} has no value; give one, as {key}=...")
-        self._check_study(config, full.hydra.runtime.choices, lines)
-        folder = Path(full.hydra.run.dir)
-        if mode == RunMode.MULTIRUN:
-            folder = Path(full.hydra.sweep.dir, full.hydra.sweep.subdir)
-        return Job(config, folder)
+        config, choices = _settings(full), dict(full.hydra.runtime.choices)
+        reference, given = self._reference(choices), plain(config)
+        for key in unknown_keys(given, reference):
+            if not _serves(key, full):
+                self._refuse_key(key, choices, reference, overrides)
+        check_values(given, reference)
+        job = Job(config, Path(full.hydra.runtime.output_dir), choices)
+        _check_names(job)
+        self._check_task(job)
+        return job
 
     def _is_choice(self, override: Override) -> bool:
-        return override.key_or_group in self.groups
+        return override.key_or_group in self.groups and not (_is_plain(override) and isinstance(override.value(), dict))
 
     def _choices(self, overrides: Iterable[Override]) -> list[str]:
         return _lines(filter(self._is_choice, overrides))
@@ -154,12 +280,33 @@ class _Composer:
         try:
             return OverridesParser.create(self.loader).parse_override(line)
         except HydraException as error:
-            raise UserError(f"{line!r} is not of the form key=value: {first_line(error)}") from error
+            raise UserError(f"{_shortened(line)!r} is not of the form key=value: {first_line(error)}") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list of as many levels
+            raise UserError(f"{_shortened(line)!r} cannot be read: {first_line(error)}") from error
 
     def _refuse_sweeps(self, overrides: Iterable[Override]) -> None:
         for override in overrides:
             if override.is_sweep_override():
                 raise UserError(f"{override.input_line} is a sweep over several runs: add -m")
+
+    def _refuse_repeated(self, overrides: Iterable[Override]) -> None:
+        seen: dict[tuple[str, str | None], Override] = {}
+        for override in overrides:
+            first = seen.setdefault((override.key_or_group, override.package), override)
+            if first is not override:
+                raise UserError(f"{first.input_line} {override.input_line}: give one of them; the first has no effect")
+
+    def _refuse_hidden_files(self, master: DictConfig) -> None:
+        """A file of the user's that has the name of one of ours: Hydra would take ours and say nothing."""
+        ours = config_folder()
+        for source in master.hydra.runtime.config_sources:
+            theirs = Path(source.path)
+            if source.schema != "file" or theirs.resolve() == ours.resolve():
+                continue
+            for file in sorted(ours.rglob("*.yaml")):
+                name = file.relative_to(ours)
+                if (theirs / name).exists():
+                    raise UserError(f"{theirs / name} has the name of bio-rl's own {name}; give it another name")
 
     @cached_property
     def groups(self) -> list[str]:
@@ -177,11 +324,15 @@ class _Composer:
             return
         known = self._known_choices(group)
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
-        for choice in map(_text, values):
-            # A mapping in a group's place is a setting, which Hydra merges into the choice.
+        for value in values:
+            choice = as_text(value)
+            if choice == "{}":
+                raise UserError(f"{group}={{}} changes nothing: {group}=NAME chooses, {group}.KEY=VALUE sets")
+            # Any other mapping in a group's place is a setting, which Hydra merges into the choice.
             if choice not in known and not choice.startswith(("$", "{")):
                 key = override.get_key_element().removeprefix("rule@")
-                remedy = nearest(choice, known) or f" ({group}/ has {', '.join(known)})"
+                remedy = self._task_remedy(choice) if group == "env" else ""
+                remedy = remedy or nearest_of(choice, known, f"{group}/")
                 raise UserError(f"{key}={choice}: {group} has no choice {choice!r}{remedy}")
 
     def _known_choices(self, group: str) -> list[str]:
@@ -190,17 +341,20 @@ class _Composer:
         deeper = (f"{folder}/{choice}" for folder in folders for choice in self._known_choices(f"{group}/{folder}"))
         return [*self.loader.get_group_options(group), *deeper]
 
+    def _task_remedy(self, choice: str) -> str:
+        """What to write for an environment's id in the place of a task's name."""
+        for name in self._known_choices("env"):
+            if self._shipped((f"env={name}",))["env"].get("id") == choice:
+                return f"; the task with this id is env={name}"
+        is_id = ":" in choice or "/" in choice or re.search(r"-v\d+$", choice)
+        return f"; an id is given as env=gymnasium env.id={choice}" if is_id else ""
+
     def _check_settings(self, overrides: Sequence[Override]) -> None:
-        """A setting must exist in the configs that the choices made, and keep its type."""
-        base = self._compose(tuple(self._choices(overrides)), RunMode.RUN)
+        """A setting must exist in the configs that the choices made, unless it is an argument of something."""
+        base = self._load(tuple(self._choices(overrides)))
         for override in overrides:
-            if self._is_choice(override) or override.is_add() or override.is_force_add() or override.is_delete():
-                continue
-            self._check_key(override.key_or_group, base)
-            if override.is_hydra_override():
-                continue  # Hydra checks the types of its own
-            default = OmegaConf.select(base, override.key_or_group, throw_on_missing=False)
-            _check_type(override.key_or_group, default, override.value())
+            if _is_plain(override) and not self._is_choice(override):
+                self._check_key(override.key_or_group, base)
 
     def _check_key(self, key: str, base: DictConfig) -> None:
         path: list[str] = []
@@ -211,47 +365,93 @@ class _Composer:
             if name not in known:
                 if not path:
                     raise UserError(f"no setting or group {name!r}{nearest(name, [*known, *self.groups])}")
-                # Hydra's own keys are fixed.
-                remedy = "" if path[0] == "hydra" else f" (+{key}=... adds a new one)"
-                remedy = nearest(name, known) or remedy
-                raise UserError(f"{key}: {self._where(path, base)} has no key {name!r}{remedy}")
+                place = where(".".join(path), base.hydra.runtime.choices, self.config_name)
+                raise UserError(f"{key}: {place} has no key {name!r}{nearest_of(name, known)}")
             path.append(name)
 
-    def _check_study(self, config: DictConfig, choices: Mapping[str, Any], lines: Sequence[str]) -> None:
-        """An experiment's keys must be there without it: any other would have no effect."""
-        if (study := choices.get("experiment")) is None:
-            return
-        others = [
-            f"{group}={choice}"
-            for group, choice in choices.items()
-            if choice is not None and not group.startswith(("hydra/", "experiment", "tuned"))
-        ]
-        added = [line for line in lines if line.startswith("+")]
-        base = self._compose((*others, "~experiment", *added), RunMode.RUN)
-        for key in _new_keys(config, base):
-            try:
-                self._check_key(key, base)
-            except UserError as error:
-                raise UserError(f"experiment={study}: {error}") from None
+    # -- checks of what is composed ------------------------------------------------------
 
-    def _where(self, path: Sequence[str], base: DictConfig) -> str:
-        if path[0] == "hydra":
-            return ".".join(path)
-        group = f"rule@{path[0]}" if path[0] == "critic_rule" else path[0]
-        choice = base.hydra.runtime.choices.get(group)
-        file = f"{group.partition('@')[0]}/{choice}.yaml" if choice else f"{self.config_name}.yaml"
-        return f"{'.'.join(path)} ({file})"
+    def _reference(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """Our own keys with their defaults, and those of the files that were chosen for what takes arguments."""
+        chosen = self._chosen(choices)
+        return self._shipped(()) | {group: chosen[group] for group in ARGUMENTS}
+
+    def _chosen(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        lines = (f"{group}={choices[group]}" for group in CHOSEN if choices.get(group) is not None)
+        return self._shipped(tuple(lines))
+
+    def _refuse_key(
+        self, key: str, choices: Mapping[str, Any], reference: Mapping[str, Any], overrides: Iterable[Override]
+    ) -> NoReturn:
+        parent, _, name = key.rpartition(".")
+        study = choices.get("experiment")
+        is_given = any(f"{key}.".startswith(f"{override.key_or_group}.") for override in overrides)
+        source = "" if study is None or is_given else f"experiment={study}: "
+        if not parent:
+            remedy = nearest(name, [*reference, *self.groups]) or ", and no other setting refers to it"
+            raise UserError(f"{source}no setting or group {name!r}{remedy}")
+        for part in parent.split("."):
+            reference = reference[part]
+        place = where(parent, choices, self.config_name)
+        raise UserError(f"{source}{key}: {place} has no key {name!r}{nearest_of(name, reference)}")
+
+    def _check_task(self, job: Job) -> None:
+        """A run must not be filed under another task's name, nor have its settings."""
+        env, task = job.config.env, job.choices["env"]
+        task_id = self._chosen(job.choices)["env"]["id"]
+        if task_id not in (env.id, MISSING):
+            raise UserError(
+                f"env.id={env.id}: env={task} is {task_id}, with a name and settings for it;"
+                f" write env=gymnasium env.id={env.id}"
+            )
+        if env.name != task and env.name in self._known_choices("env"):
+            raise UserError(f"env.name={env.name}: this is the name of another task, which env={task} is not")
+
+    def _load_shipped(self, lines: tuple[str, ...]) -> dict[str, Any]:
+        """What choices alone make of our primary config, whose place no file of the user's takes."""
+        return plain(self._load(lines) if self.config_name == CONFIG else self._load_configuration(lines, name=CONFIG))
+
+
+def _is_plain(override: Override) -> bool:
+    return not (override.is_add() or override.is_force_add() or override.is_delete())
 
 
 def _lines(overrides: Iterable[Override]) -> list[str]:
     return [line for override in overrides if (line := override.input_line) is not None]
 
 
-def _remove_hydra(config: DictConfig) -> None:
-    """Hydra's own node leaves the config, as it does for the run."""
-    OmegaConf.set_struct(config, False)
-    del config["hydra"]
+def _ours(full: DictConfig) -> DictConfig:
+    """A copy of a composed config without Hydra's own node, which leaves it before the run too."""
+    return OmegaConf.masked_copy(full, [key for key in map(str, full) if key != "hydra"])
+
+
+def _settings(full: DictConfig) -> DictConfig:
+    """What a run gets of a composed config."""
+    # For the resolver ``hydra``, as when the job runs.
+    HydraConfig.instance().set_config(full)
+    config = resolved(_ours(full))
     OmegaConf.set_struct(config, True)
+    return config
+
+
+def _serves(key: str, full: DictConfig) -> bool:
+    """Whether something refers to a key that is not ours: without it, the run would be another."""
+    try:
+        without = _without(full, key)
+        other, folder = _settings(without), without.hydra.runtime.output_dir
+    except (OmegaConfBaseException, HydraException):
+        return True
+    return (other, folder) != (_without(_settings(full), key), full.hydra.runtime.output_dir)
+
+
+def _without(config: DictConfig, key: str) -> DictConfig:
+    """A copy without a key."""
+    copy = config.copy()
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(copy, parent) if parent else copy
+    with open_dict(node), read_write(node):
+        del node[name]
+    return copy
 
 
 def _missing(node: DictConfig, path: str = "") -> Iterator[str]:
@@ -263,55 +463,17 @@ def _missing(node: DictConfig, path: str = "") -> Iterator[str]:
             yield from _missing(node[key], f"{path}{key}.")
 
 
-def _new_keys(node: DictConfig, base: DictConfig, path: str = "") -> Iterator[str]:
-    """The keys that ``base`` has not, without following interpolations; an empty mapping takes any."""
-    known = list(map(str, base))
-    for key in map(str, node):
-        if key not in known:
-            yield path + key
-        elif not (OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)):
-            below, base_below = node[key], base._get_node(key)
-            if isinstance(below, DictConfig) and isinstance(base_below, DictConfig) and len(base_below):
-                yield from _new_keys(below, base_below, f"{path}{key}.")
+def _check_names(job: Job) -> None:
+    """Names become folders, which must be below ``runs`` and such as a file system takes."""
+    for key, name in (("study", str(job.config.study)), ("env.name", str(job.config.env.name))):
+        if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise UserError(f"{key}={name!r}: it names a folder below runs/, so neither nothing nor a way out of there")
+    longest = max(job.folder.parts, key=lambda part: len(os.fsencode(part)), default="")
+    if len(os.fsencode(longest)) > LONGEST_NAME:
+        raise UserError(f"the folder's name {_shortened(longest)!r} is too long: at most {LONGEST_NAME} bytes")
+    if len(os.fsencode(job.folder.absolute())) > LONGEST_PATH:
+        raise UserError(f"the folder {_shortened(str(job.folder))!r} is too long: at most {LONGEST_PATH} bytes")
 
 
-def _check_type(key: str, default: Any, value: Any) -> None:
-    if default is None or (isinstance(value, str) and value.startswith("$")):
-        return
-    schedule = key.endswith(("learning_rate", "clip_range")) and isinstance(value, str) and value.startswith("lin_")
-    if not (schedule or _same_type(default, value, key)):
-        example = "" if isinstance(default, DictConfig) else f", as in {key}={_text(default)}"
-        raise UserError(f"{key}={_text(value)}: {key} must be {_type_name(default, key)}{example}")
-
-
-def _same_type(default: Any, value: Any, key: str) -> bool:
-    if isinstance(default, bool):
-        return isinstance(value, bool)
-    if isinstance(default, int):
-        return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(default, float) or (isinstance(default, str) and default.startswith("lin_")):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, str):
-        return isinstance(value, str | int | float)
-    if isinstance(default, ListConfig):
-        return isinstance(value, list) and all(_same_type(default[0], each, key) for each in value if len(default))
-    # null in the place of an object is none; in the place of settings it would be none to read.
-    return isinstance(value, dict) or (value is None and "_target_" in default)
-
-
-def _type_name(default: Any, key: str) -> str:
-    if isinstance(default, bool):
-        return "true or false"
-    if isinstance(default, int):
-        return "a whole number"
-    if isinstance(default, float) or (isinstance(default, str) and default.startswith("lin_")):
-        return "a number"
-    if isinstance(default, ListConfig):
-        return f"a list of {_type_name(default[0], key).removeprefix('a ')}s" if len(default) else "a list"
-    return "text" if isinstance(default, str) else "a mapping"
-
-
-def _text(value: Any) -> str:
-    """A value as one writes it on the command line."""
-    text = str(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value).replace(" ", "")
-    return {"None": "null", "True": "true", "False": "false"}.get(text, text)
+def _shortened(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:80]}...{text[-10:]}"

@@ -17,6 +17,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+def nearest_of(name: str, known: Iterable[str], place: str = "it") -> str:
+    """As ``nearest``, and where none is alike what there is: ``" (it has a, b)"``."""
+    known = list(known)
+    return nearest(name, known) or (f" ({place} has {', '.join(known)})" if known else "")
+
+
 def first_line(error: BaseException) -> str:
     """What an error says before it goes on about itself."""
     # These two say a key or an index, and not what is wrong with it.

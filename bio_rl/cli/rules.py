@@ -1,11 +1,16 @@
 """``bio-rl rules``: what every rule says that it is."""
 
 import re
+from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_class
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from bio_rl import Rule
+from bio_rl.cli.errors import UserError, first_line
 from bio_rl.rules import rule_class, rule_names
 
 NEEDS = {
@@ -18,10 +23,38 @@ NEEDS = {
 """What a rule may need that a brain may lack, as ``Rule`` names it and in words; their initials stand in the table."""
 
 
-def properties() -> list[dict[str, Any]]:
-    """Each rule's name and properties, as ``Rule`` documents them."""
+def properties(config_dir: Path | None = None) -> list[dict[str, Any]]:
+    """Each rule's name and properties, as ``Rule`` documents them.
+
+    Args:
+        config_dir: the folder whose ``rule/`` holds files of the user's own rules, which come last.
+
+    Raises:
+        UserError: a folder that is not there, or a file that names no rule.
+    """
+    classes = {name: rule_class(name) for name in rule_names()} | _own_rules(config_dir)
     keys = ("ngrad", *NEEDS, "paper")
-    return [{"name": name} | {key: getattr(rule_class(name), key) for key in keys} for name in rule_names()]
+    return [{"name": name} | {key: getattr(rule, key) for key in keys} for name, rule in classes.items()]
+
+
+def _own_rules(config_dir: Path | None) -> dict[str, type[Rule]]:
+    if config_dir is None:
+        return {}
+    if not (config_dir / "rule").is_dir():
+        raise UserError(f"--config-dir: there is no folder {str(config_dir / 'rule')!r}")
+    return {file.stem: _class_of(file) for file in sorted((config_dir / "rule").glob("*.yaml"))}
+
+
+def _class_of(file: Path) -> type[Rule]:
+    """The class of the rule that a config file describes."""
+    try:
+        target = str(OmegaConf.select(OmegaConf.load(file), "_target_"))
+        found = get_class(target)
+    except Exception as error:  # of the file, or of the module that it names
+        raise UserError(f"{file} names no rule by its _target_: {first_line(error)}") from error
+    if not issubclass(found, Rule):
+        raise UserError(f"{file}: {target} is not a rule: it is no subclass of bio_rl.Rule")
+    return found
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

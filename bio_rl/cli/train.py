@@ -14,14 +14,19 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
 
-from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, shorthand
+from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, plain, resolved, shorthand
 from bio_rl.cli.errors import UserError, first_line, nearest
+from bio_rl.cli.schema import check_arguments
 from bio_rl.experiment.result import read_result
 
 FINISHED = ("done", "diverged", "interrupted")
 """Statuses of runs that hold something which is not to be overwritten silently."""
+NOT_BUILT = ("seed", "study", "overwrite")
+"""Settings by which runs may differ whose environment, rule and agent are built alike."""
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -35,8 +40,7 @@ def train(arguments: Sequence[str]) -> int:
     if not _only_shows(args):
         check_agents()
         check_folders(jobs)
-        for job in jobs:
-            check_build(job)
+        check_builds(jobs)
     _hand_over([*args.flags, *args.overrides])
     return 0 if _only_shows(args) else _summary(jobs)
 
@@ -57,6 +61,11 @@ def parse(arguments: Sequence[str]) -> Namespace:
         raise UserError("--config-path would take the place of bio-rl's own configs; --config-dir adds yours to them")
     if args.resolve and not (args.cfg or args.help):
         raise UserError("--resolve says how --cfg or --help show the config; give one of them too")
+    if args.experimental_rerun is not None:
+        raise UserError("--experimental-rerun would run whatever the file says; give the run's overrides again")
+    modes = [args.run, args.multirun, args.cfg, args.info, args.shell_completion]
+    if sum(map(bool, modes)) > 1:
+        raise UserError("give one of --run, --multirun, --cfg, --info and --shell_completion")
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"no option {unknown[0]}{nearest(unknown[0], flags)}")
@@ -102,6 +111,29 @@ def check_folders(jobs: Sequence[Job]) -> None:
             raise UserError(f"{folder} holds a finished run ({result['status']}); overwrite=true replaces it")
 
 
+def check_builds(jobs: Sequence[Job]) -> None:
+    """Build what each job will build, but once only for those that differ in what nothing built depends on."""
+    different: dict[str, Job] = {}
+    for job in jobs:
+        check_numbers(job)
+        settings = plain(job.config)
+        different.setdefault(repr({key: value for key, value in settings.items() if key not in NOT_BUILT}), job)
+    console = Console(stderr=True)
+    described = f"checking {len(jobs)} runs before the first"
+    for job in track(different.values(), described, console=console, transient=True, disable=not console.is_terminal):
+        check_build(job)
+
+
+def check_numbers(job: Job) -> None:
+    """Refuse a setting that is out of its range."""
+    from bio_rl.experiment.settings import check_settings
+
+    try:
+        check_settings(job.config)
+    except ValueError as error:
+        raise UserError(first_line(error)) from error
+
+
 def check_build(job: Job) -> None:
     """Build in memory all that the run will build; what objects to its settings says so now."""
     from gymnasium.error import DependencyNotInstalled
@@ -109,6 +141,7 @@ def check_build(job: Job) -> None:
 
     from bio_rl.experiment.run import check
 
+    check_arguments(plain(job.config), job.choices)
     extra = job.config.env.extra
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -135,6 +168,10 @@ def run_job(config: DictConfig) -> None:
 
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
+    config = resolved(config)
+    if context.output_subdir is not None:
+        # Hydra has written what stood in the files; what is recorded is what runs.
+        OmegaConf.save(config, folder / context.output_subdir / "config.yaml")
     chosen = context.runtime.choices
     choices = {
         "agent": chosen["agent"],

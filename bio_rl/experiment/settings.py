@@ -27,40 +27,43 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         bounds = f"above {self.low:g}" if self.exclusive else f"of at least {self.low:g}"
-        return f"{kind} {bounds}" + (f" and at most {self.high}" if self.high < math.inf else "")
+        return f"{kind} {bounds}" + (f" and at most {self.high:,g}" if self.high < math.inf else "")
 
 
-POSITIVE = Range(0, whole=False, exclusive=True)
+POSITIVE = Range(0, 1e6, whole=False, exclusive=True)
+NOT_NEGATIVE = Range(0, 1e6, whole=False)
+LONGEST = 10**12
+"""More steps than any run takes; what is beyond the others' bounds cannot be held in memory, or is no step at all."""
 FRACTION = Range(0, 1, whole=False)
 
 RANGES = {
     "seed": Range(0, 2**31 - 1),
-    "torch_threads": Range(1),
-    "evaluation.episodes": Range(1),
-    "evaluation.interval": Range(0),
-    "env.n_envs": Range(1),
-    "env.timesteps": Range(1),
-    "env.max_episode_steps": Range(1),
-    "logging.interval": Range(1),
+    "torch_threads": Range(1, 1024),
+    "evaluation.episodes": Range(1, 100_000),
+    "evaluation.interval": Range(0, LONGEST),
+    "env.n_envs": Range(1, 100_000),
+    "env.timesteps": Range(1, LONGEST),
+    "env.max_episode_steps": Range(1, LONGEST),
+    "logging.interval": Range(1, LONGEST),
     "optimizer.learning_rate": POSITIVE,
     "optimizer.critic_learning_rate": POSITIVE,
-    "optimizer.eps": Range(0, whole=False),
-    "optimizer.weight_decay": Range(0, whole=False),
-    "optimizer.momentum": Range(0, whole=False),
+    "optimizer.eps": NOT_NEGATIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.momentum": NOT_NEGATIVE,
     "optimizer.alpha": FRACTION,
-    "agent.n_steps": Range(1),
-    "agent.n_epochs": Range(1),
-    "agent.batch_size": Range(2),
+    "agent.n_steps": Range(1, 10_000_000),
+    "agent.n_epochs": Range(1, 10_000),
+    "agent.batch_size": Range(2, LONGEST),
     "agent.gamma": FRACTION,
     "agent.gae_lambda": FRACTION,
     "agent.clip_range": POSITIVE,
     "agent.clip_range_vf": POSITIVE,
-    "agent.ent_coef": Range(0, whole=False),
-    "agent.vf_coef": Range(0, whole=False),
+    "agent.ent_coef": NOT_NEGATIVE,
+    "agent.vf_coef": NOT_NEGATIVE,
     "agent.max_grad_norm": POSITIVE,
     "agent.target_kl": POSITIVE,
-    "agent.n_episodes": Range(1),
-    "agent.sde_sample_freq": Range(-1),
+    "agent.n_episodes": Range(1, 1_000_000),
+    "agent.sde_sample_freq": Range(-1, LONGEST),
 }
 CHOICES = {"evaluation.checkpoints": checkpoints.KEPT}
 SCHEDULED = ("optimizer.learning_rate", "agent.clip_range", "agent.clip_range_vf")

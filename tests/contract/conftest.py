@@ -32,6 +32,8 @@ def train(tmp_path: Path) -> Callable[..., int]:
 
     def run(*arguments: str) -> int:
         where = () if "-m" in arguments or any("run.dir" in each for each in arguments) else ("hydra.run.dir=run",)
-        return main(["train", "--config-dir", str(HERE / "conf"), *TINY, *where, *arguments])
+        given = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+        tiny = [setting for setting in TINY if setting.partition("=")[0] not in given]
+        return main(["train", "--config-dir", str(HERE / "conf"), *tiny, *where, *arguments])
 
     return run

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -170,3 +171,29 @@ def test_a_critics_own_rule_can_be_taken_out_again() -> None:
 
     (job,) = compose_jobs(parse(["env=cartpole", "~rule@critic_rule"]))
     assert job.config.critic_rule is None
+
+
+def test_the_version_and_the_module() -> None:
+    for arguments in (["-m", "bio_rl", "--version"], ["-c", "import bio_rl.cli as c; c.main(['--version'])"]):
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout == f"bio-rl {version('bio-rl')}\n"
+
+
+def test_rules_of_ones_own_beside_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["rules", "--json", "--config-dir", "conf"]) == 0
+    *ours, mine = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in ours] == rule_names()
+    assert (mine["name"], mine["paper"]) == ("noisy_feedback", "an example")
+    assert main(["rules", "--config-dir", "conf"]) == 0
+    assert "noisy_feedback" in capsys.readouterr().out
+    for text in ("_target_: nowhere.Rule", "_target_: json.JSONDecoder", "scale: 1", "- 1", "a: b: c", "", "# \udce9"):
+        (tmp_path / "conf/rule/wrong.yaml").write_text(text, errors="surrogateescape")
+        assert main(["rules", "--config-dir", "conf"]) == 2
+        assert (err := capsys.readouterr().err).startswith("bio-rl rules: conf/rule/wrong.yaml")
+        assert err.count("\n") == 1
+    assert main(["rules", "--config-dir", "nowhere"]) == 2
+    assert "no folder 'nowhere/rule'" in capsys.readouterr().err

@@ -1,0 +1,199 @@
+"""What a config may hold: our own keys with their types, and for every object what its constructor takes."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from bio_rl.cli.errors import UserError, nearest_of
+
+Settings = Mapping[str, Any]
+
+TARGET = "_target_"
+MARKS = (TARGET, "_partial_", "_args_", "_convert_", "_recursive_")
+"""What Hydra itself reads in an object's settings."""
+SUPPLIED = {
+    "env": "env",
+    "rule": "rule",
+    "critic_rule": "critic_rule",
+    "optimizer": "optimizer",
+    "optimizer_kwargs": "optimizer",
+    "learning_rate": "optimizer.learning_rate",
+    "critic_learning_rate": "optimizer.critic_learning_rate",
+    "seed": "seed",
+    "device": "device",
+    "tensorboard_log": "logging",
+}
+"""Arguments of an agent that come from a setting outside its group, as ``run.build_agent`` gives them."""
+REQUIRED = {"optimizer": ("name", "learning_rate", "critic_learning_rate")}
+"""Keys that a run reads itself, in groups that hold arguments otherwise."""
+
+
+def is_open(group: str, value: Any) -> bool:
+    """Whether the keys below a setting are arguments of something, for it to know, and not our own."""
+    return group == "optimizer" or not isinstance(value, Mapping) or not value or TARGET in value
+
+
+def unknown_keys(config: Settings, reference: Settings, path: str = "") -> Iterator[str]:
+    """The keys that are ours to know and that ``reference`` has not."""
+    for name, value in config.items():
+        if name not in reference:
+            yield f"{path}{name}"
+        elif isinstance(value, Mapping) and not is_open(f"{path}{name}", reference[name]):
+            yield from unknown_keys(value, reference[name], f"{path}{name}.")
+
+
+def check_values(config: Settings, reference: Settings, path: str = "") -> None:
+    """Refuse a setting that is not of its default's type, or that is ours and has been taken out.
+
+    Raises:
+        UserError: the first such setting.
+    """
+    group = path.removesuffix(".")
+    required = REQUIRED.get(group, ()) if is_open(group, reference) else tuple(reference)
+    for name, default in reference.items():
+        key = f"{path}{name}"
+        if name in config:
+            _check_type(key, default, config[name])
+            if isinstance(default, Mapping):
+                check_values(config[name], default, f"{key}.")
+        elif name in required:
+            raise UserError(f"{key} is missing: a run needs it, as in {key}={as_text(default)}")
+
+
+def check_arguments(config: Settings, choices: Settings) -> None:
+    """Refuse a setting that is not an argument of what it is for.
+
+    Args:
+        config: of a run.
+        choices: Hydra's, the file chosen from each group.
+
+    Raises:
+        UserError: the first such setting, with the argument most like it.
+    """
+    supplied = SUPPLIED | {name: f"network.{name}" for name in config["network"]}
+    for name in config["agent"]:
+        if name in supplied:
+            raise UserError(f"agent.{name}: the agent gets it from {supplied[name]}")
+    for key, settings, target in _objects(config):
+        known = None if target is None else argument_names(target)
+        for name in settings:
+            if known is None or name in (*known, *MARKS) or name in REQUIRED.get(key, ()):
+                continue
+            likely = nearest_of(name, sorted({*settings, *known} - {name, "_target_", *supplied}))
+            if key == "env.kwargs" and name in config["env"]:
+                likely = f"; that is env.{name}"
+            raise UserError(f"{key}.{name}: {where(key, choices)} has no key {name!r}{likely}")
+
+
+def argument_names(target: Callable[..., Any]) -> list[str] | None:
+    """The names of a callable's arguments, a class's with those that it hands to its bases; ``None``: it takes any."""
+    is_class = isinstance(target, type)
+    bases: tuple[Any, ...] = inspect.getmro(target) if isinstance(target, type) else ()
+    names: list[str] = []
+    for maker in [base.__init__ for base in bases if "__init__" in vars(base)] or [target]:
+        try:
+            parameters = list(inspect.signature(maker).parameters.values())
+        except (TypeError, ValueError):
+            return None
+        named = parameters[1:] if is_class else parameters
+        names += [each.name for each in named if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+        if all(each.kind is not each.VAR_KEYWORD for each in parameters):
+            return names
+    return None
+
+
+def where(key: str, choices: Settings, primary: str = "train") -> str:
+    """A setting with the file that has it, as ``agent (agent/ppo.yaml)``."""
+    if key.startswith("hydra"):
+        return key
+    group = key.partition(".")[0]
+    choice = choices.get("rule@critic_rule" if group == "critic_rule" else group)
+    file = f"{'rule' if group == 'critic_rule' else group}/{choice}.yaml" if choice else f"{primary}.yaml"
+    return f"{key} ({file})"
+
+
+def as_text(value: Any) -> str:
+    """A value as one writes it on the command line."""
+    return {"None": "null", "True": "true", "False": "false"}.get(text := str(value).replace(" ", ""), text)
+
+
+def _objects(config: Settings) -> Iterator[tuple[str, Settings, Callable[..., Any] | None]]:
+    """What is built of a config: where its arguments stand, these, and what takes them, if that can be found."""
+    for key in ("agent", "rule", "critic_rule"):
+        if isinstance(config[key], Mapping):
+            yield key, config[key], _found(config[key].get(TARGET))
+    yield "optimizer", config["optimizer"], _optimizer(config["optimizer"]["name"])
+    env = config["env"]
+    if env["kwargs"]:
+        yield "env.kwargs", env["kwargs"], _environment(env["id"])
+    wrappers = env["wrapper"] if isinstance(env["wrapper"], list) else [env["wrapper"]]
+    for wrapper in wrappers:
+        if isinstance(wrapper, Mapping):
+            yield "env.wrapper", wrapper, _found(wrapper.get(TARGET))
+
+
+def _found(path: Any) -> Callable[..., Any] | None:
+    """What a ``_target_`` names; ``None`` for what cannot be imported, which building it explains."""
+    module, _, name = str(path).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception:  # a module of the user's may raise anything
+        return None
+    return found if callable(found) else None
+
+
+def _optimizer(name: Any) -> Callable[..., Any] | None:
+    from agents.base import OPTIMIZERS
+
+    return OPTIMIZERS[name][0] if name in OPTIMIZERS else None
+
+
+def _environment(env_id: str) -> Callable[..., Any] | None:
+    """What makes an environment."""
+    import gymnasium
+
+    module, _, name = str(env_id).rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        entry_point = gymnasium.spec(name).entry_point
+    except Exception:  # as above
+        return None
+    return _found(entry_point.replace(":", ".")) if isinstance(entry_point, str) else entry_point
+
+
+def _check_type(key: str, default: Any, value: Any) -> None:
+    # Without a value, or with one that another setting gives, a default has no type.
+    if default is None or (isinstance(default, str) and default.startswith(("$", "???"))):
+        return
+    schedule = key.endswith(("learning_rate", "clip_range")) and isinstance(value, str) and value.startswith("lin_")
+    if not (schedule or _same_type(default, value)):
+        example = "" if isinstance(default, Mapping) else f", as in {key}={as_text(default)}"
+        raise UserError(f"{key}={as_text(value)}: {key} must be {_type_name(default)}{example}")
+
+
+def _same_type(default: Any, value: Any) -> bool:
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, int):
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(default, float) or (isinstance(default, str) and default.startswith("lin_")):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, str):
+        return isinstance(value, str | int | float) and not isinstance(value, bool)
+    if isinstance(default, list):
+        return isinstance(value, list) and all(_same_type(default[0], each) for each in value if default)
+    return isinstance(value, Mapping)
+
+
+def _type_name(default: Any) -> str:
+    if isinstance(default, bool):
+        return "true or false"
+    if isinstance(default, int):
+        return "a whole number"
+    if isinstance(default, float) or (isinstance(default, str) and default.startswith("lin_")):
+        return "a number"
+    if isinstance(default, list):
+        return f"a list of {_type_name(default[0]).removeprefix('a ')}s" if default else "a list"
+    return "text" if isinstance(default, str) else "a mapping"
