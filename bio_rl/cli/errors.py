@@ -19,7 +19,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def nearest_of(name: str, known: Iterable[str], place: str = "it") -> str:
     """As ``nearest``, and where none is alike what there is: ``" (it has a, b)"``."""
-    known = list(known)
+    known = sorted(known)
     return nearest(name, known) or (f" ({place} has {', '.join(known)})" if known else "")
 
 

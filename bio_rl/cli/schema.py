@@ -13,18 +13,23 @@ TARGET = "_target_"
 MARKS = (TARGET, "_partial_", "_args_", "_convert_", "_recursive_")
 """What Hydra itself reads in an object's settings."""
 SUPPLIED = {
-    "env": "env",
-    "rule": "rule",
-    "critic_rule": "critic_rule",
-    "optimizer": "optimizer",
-    "optimizer_kwargs": "optimizer",
-    "learning_rate": "optimizer.learning_rate",
-    "critic_learning_rate": "optimizer.critic_learning_rate",
-    "seed": "seed",
-    "device": "device",
-    "tensorboard_log": "logging",
+    "agent": {
+        "env": "env",
+        "rule": "rule",
+        "critic_rule": "critic_rule",
+        "optimizer": "optimizer",
+        "optimizer_kwargs": "optimizer",
+        "learning_rate": "optimizer.learning_rate",
+        "critic_learning_rate": "optimizer.critic_learning_rate",
+        "seed": "seed",
+        "device": "device",
+        "tensorboard_log": "logging",
+    },
+    "optimizer": {"lr": "optimizer.learning_rate", "params": "network"},
+    "env.kwargs": {"max_episode_steps": "env.max_episode_steps"},
+    "env.wrapper": {"env": "env"},
 }
-"""Arguments of an agent that come from a setting outside its group, as ``run.build_agent`` gives them."""
+"""Arguments that come from a setting elsewhere, as a run builds its agent and environment."""
 REQUIRED = {"optimizer": ("name", "learning_rate", "critic_learning_rate")}
 """Keys that a run reads itself, in groups that hold arguments otherwise."""
 
@@ -71,19 +76,17 @@ def check_arguments(config: Settings, choices: Settings) -> None:
     Raises:
         UserError: the first such setting, with the argument most like it.
     """
-    supplied = SUPPLIED | {name: f"network.{name}" for name in config["network"]}
-    for name in config["agent"]:
-        if name in supplied:
-            raise UserError(f"agent.{name}: the agent gets it from {supplied[name]}")
     for key, settings, target in _objects(config):
+        supplied = SUPPLIED.get(key, {})
+        if key == "agent":
+            supplied = supplied | {name: f"network.{name}" for name in config["network"]}
         known = None if target is None else argument_names(target)
         for name in settings:
-            if known is None or name in (*known, *MARKS) or name in REQUIRED.get(key, ()):
-                continue
-            likely = nearest_of(name, sorted({*settings, *known} - {name, "_target_", *supplied}))
-            if key == "env.kwargs" and name in config["env"]:
-                likely = f"; that is env.{name}"
-            raise UserError(f"{key}.{name}: {where(key, choices)} has no key {name!r}{likely}")
+            if name in supplied:
+                raise UserError(f"{key}.{name}: it has no effect there; set {supplied[name]}")
+            if known is not None and name not in (*known, *MARKS, *REQUIRED.get(key, ())):
+                others = {*settings, *known} - {name, *MARKS, *supplied}
+                raise UserError(f"{key}.{name}: {where(key, choices)} has no key {name!r}{nearest_of(name, others)}")
 
 
 def argument_names(target: Callable[..., Any]) -> list[str] | None:

@@ -30,8 +30,8 @@ class Range(NamedTuple):
         return f"{kind} {bounds}" + (f" and at most {self.high:,g}" if self.high < math.inf else "")
 
 
-POSITIVE = Range(0, 1e6, whole=False, exclusive=True)
-NOT_NEGATIVE = Range(0, 1e6, whole=False)
+POSITIVE = Range(0, whole=False, exclusive=True)
+NOT_NEGATIVE = Range(0, whole=False)
 LONGEST = 10**12
 """More steps than any run takes; what is beyond the others' bounds cannot be held in memory, or is no step at all."""
 FRACTION = Range(0, 1, whole=False)
