@@ -9,7 +9,18 @@ import bio_rl
 from bio_rl.rules import rule_class, rule_names
 
 HOUSE = Path(bio_rl.__file__).parent
-FLOORS = ["activations", "layers", "rule", "network", "mechanisms", "rules", "diagnostics", "experiment", "cli", "__main__"]
+FLOORS = [
+    "activations",
+    "layers",
+    "rule",
+    "network",
+    "mechanisms",
+    "rules",
+    "diagnostics",
+    "experiment",
+    "cli",
+    "__main__",
+]
 """From the ground up."""
 MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem != "__init__")
 
