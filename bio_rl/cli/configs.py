@@ -33,8 +33,8 @@ from bio_rl.cli.schema import as_text, check_values, is_open, unknown_keys, wher
 CONFIG = "train"
 REMOVABLE = ("experiment", "tuned")
 """The groups that a run can do without."""
-CHOSEN = ("agent", "rule", "rule@critic_rule", "optimizer", "env")
-ARGUMENTS = ("agent", "rule", "critic_rule", "optimizer")
+CHOSEN = ("agent", "rule", "rule@critic_rule", "optimizer", "callbacks", "env")
+ARGUMENTS = ("agent", "rule", "critic_rule", "optimizer", "callbacks")
 """Where the keys are those of the file that was chosen, and any other argument of what it describes."""
 LONGEST_NAME, LONGEST_PATH = 255, 4000
 """What file systems take, in bytes; of the path something is left for the files in it."""

@@ -36,7 +36,7 @@ REQUIRED = {"optimizer": ("name", "learning_rate", "critic_learning_rate")}
 
 def is_open(group: str, value: Any) -> bool:
     """Whether the keys below a setting are arguments of something, for it to know, and not our own."""
-    return group == "optimizer" or not isinstance(value, Mapping) or not value or TARGET in value
+    return group in ("optimizer", "callbacks") or not isinstance(value, Mapping) or not value or TARGET in value
 
 
 def unknown_keys(config: Settings, reference: Settings, path: str = "") -> Iterator[str]:
@@ -131,9 +131,11 @@ def _objects(config: Settings) -> Iterator[tuple[str, Settings, Callable[..., An
     if env["kwargs"]:
         yield "env.kwargs", env["kwargs"], _environment(env["id"])
     wrappers = env["wrapper"] if isinstance(env["wrapper"], list) else [env["wrapper"]]
-    for wrapper in wrappers:
-        if isinstance(wrapper, Mapping):
-            yield "env.wrapper", wrapper, _found(wrapper.get(TARGET))
+    several = [("env.wrapper", wrapper) for wrapper in wrappers]
+    several += [(f"callbacks.{name}", callback) for name, callback in config["callbacks"].items()]
+    for key, settings in several:
+        if isinstance(settings, Mapping):
+            yield key, settings, _found(settings.get(TARGET))
 
 
 def _found(path: Any) -> Callable[..., Any] | None:

@@ -115,6 +115,10 @@ def test_an_interpolation_that_cannot_be_resolved_is_one_line(value: str, capsys
         ("env=gymnasium env.id=FrozenLake-v1 env.kwargs.is_slipery=false", "did you mean 'is_slippery'"),
         ("env.kwargs.max_episode_steps=5", "set env.max_episode_steps"),
         ("'env.wrapper={_target_: gymnasium.wrappers.TimeLimit, max_steps: 3}'", "did you mean 'max_episode_steps'"),
+        (
+            "callbacks=max_episodes callbacks.stop.max_episode=3",
+            "callbacks/max_episodes.yaml) has no key 'max_episode'",
+        ),
         ("agent={}", "agent={} changes nothing"),
         ("rule={}", "rule={} changes nothing"),
         ("~evaluation.interval", "evaluation.interval is missing"),
