@@ -3,12 +3,15 @@
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +21,7 @@ from bio_rl.cli.configs import config_folder
 from bio_rl.rules import rule_class, rule_names
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_rule"
+README = EXAMPLE.parents[1] / "README.md"
 CONF = config_folder()
 TASKS = ["cartpole", "acrobot", "mountain_car", "mountain_car_continuous", "pendulum", "lunar_lander"]
 
@@ -197,3 +201,34 @@ def test_rules_of_ones_own_beside_ours(
         assert err.count("\n") == 1
     assert main(["rules", "--config-dir", "nowhere"]) == 2
     assert "no folder 'nowhere/rule'" in capsys.readouterr().err
+
+
+def test_the_readme_shows_the_table_that_is_printed(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["rules"]) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert "\n".join(["```", *lines, "```"]) in README.read_text()
+    described = [line.split("`")[1] for line in README.read_text().splitlines() if re.match(r"\| `\w+` \| [a-z]", line)]
+    assert sorted(described) == rule_names()
+
+
+def test_the_readmes_way_to_an_agents_activities(train: Callable[..., int]) -> None:
+    assert train("rule=feedback_alignment") == 0
+    (block,) = (part for part in README.read_text().split("```") if "activities(" in part)
+    code = block.removeprefix("python").replace("runs/default/cartpole/ppo/feedback_alignment/seed=0", "run")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert [activity.shape for activity in found["hidden"]] == [(1, 64), (1, 64)]
+    assert (found["inputs"].shape, found["output"].shape) == ((1, 4), (1, 2))
+
+
+@pytest.mark.slow
+def test_a_parallel_sweep_gives_the_same_numbers(train: Callable[..., int], tmp_path: Path) -> None:
+    arguments = ("-m", "rule=weight_mirror,backprop", "seed=0,1")
+    assert train(*arguments, "hydra.sweep.dir=in_turn") == 0
+    assert train(*arguments, "hydra.sweep.dir=at_once", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2") == 0
+    files = [file.relative_to("in_turn") for file in Path("in_turn").rglob("*.safetensors")]
+    assert len(files) >= 4
+    assert all(Path("at_once", file).read_bytes() == Path("in_turn", file).read_bytes() for file in files)
