@@ -169,6 +169,7 @@ class _Composer:
         self.mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         # The jobs of a sweep differ in their settings for the most part, and few of them in their choices.
         self._load, self._shipped = cache(self._load_configuration), cache(self._load_shipped)
+        self._parse = cache(self._parse_line)
 
     def jobs(self, lines: Sequence[str]) -> list[Job]:
         overrides = [self._parse(line) for line in lines]
@@ -276,7 +277,7 @@ class _Composer:
 
     # -- checks of the overrides ---------------------------------------------------------
 
-    def _parse(self, line: str) -> Override:
+    def _parse_line(self, line: str) -> Override:
         try:
             return OverridesParser.create(self.loader).parse_override(line)
         except HydraException as error:

@@ -36,7 +36,9 @@ def train(arguments: Sequence[str]) -> int:
         UserError: anything wrong with the arguments; nothing has been written then.
     """
     args = parse(arguments)
-    jobs = compose_jobs(args)
+    # Seconds for a sweep of hundreds of runs; nothing where stderr is not a terminal.
+    with Console(stderr=True).status("composing the runs"):
+        jobs = compose_jobs(args)
     if not _only_shows(args):
         check_agents()
         check_folders(jobs)
