@@ -1,18 +1,30 @@
 """What our agents add to Stable-Baselines3's: a constructor that names rules, and little else."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
+from agents.arguments import arguments, check_arguments
 from agents.buffers import ModulatingDictRolloutBuffer, ModulatingRolloutBuffer
-from agents.policy import RulePolicy
+from agents.policy import RulePolicy, Widths, is_sb3s, own_names
 from agents.spaces import check_spaces, flatten_observation
 from bio_rl import Rule
 from bio_rl.rules import rule_class
@@ -24,87 +36,183 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {}),
 }
 SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
+ROUNDING = 1e-12
+"""By so much a schedule that ends at 0 may miss it."""
+
+
+POLICY_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in ("rule", "critic_rule", "critic_learning_rate", "hidden", "activation")},
+    **{name: (name,) for name in ("shared_trunk", "use_sde", "ortho_init", "log_std_init")},
+    "policy": ("policy_class",),
+    "policy_kwargs": (),
+    "optimizer": ("optimizer_class", "optimizer_kwargs"),
+    "optimizer_kwargs": ("optimizer_class", "optimizer_kwargs"),
+    "baseline": ("critic",),
+}
+"""An agent's arguments that its policy is made of, and what each is called there."""
+LEARNING = ("rule", "critic_rule", "optimizer_class", "optimizer_kwargs", "critic_learning_rate")
+"""What of a policy says how it learns, and may change in one that is loaded."""
+ATTRIBUTES = {"n_episodes": "n_steps", "stats_window_size": "_stats_window_size"}
+"""Arguments that an agent keeps under another name."""
 
 
 class RuleAgent(OnPolicyAlgorithm):
     """An agent of Stable-Baselines3 whose networks learn by a rule.
 
     Args:
+        policy: as SB3's first argument: ``"MlpPolicy"``, ``"MultiInputPolicy"``, or a subclass of
+            ``RulePolicy``, which is what the names stand for. It may be left out:
+            ``PPO("CartPole-v1")`` is ``PPO("MlpPolicy", "CartPole-v1")``.
         env: an environment, several in a ``VecEnv``, or the id of one.
         rule, critic_rule, hidden, activation, shared_trunk: see ``RulePolicy``.
-        ortho_init: orthogonal initial weights, as SB3 draws them.
-        log_std_init: a Gaussian policy's initial log standard deviation.
+        ortho_init: orthogonal initial weights, as SB3 draws them and unless told otherwise.
+        log_std_init: a Gaussian policy's initial log standard deviation, 0 unless told otherwise.
         optimizer: ``adam``, ``rmsprop`` or ``sgd``; ``None`` for what SB3 gives this agent.
         optimizer_kwargs: the optimizer's settings, beyond those that SB3 gives it.
         critic_learning_rate: the critic's initial learning rate, which follows the actor's
             schedule; ``None`` for the actor's.
-        policy: ``RulePolicy``, or a subclass of it.
-        policy_kwargs: settings of SB3's policy that have no argument here, such as ``use_expln``.
+        policy_kwargs: settings of SB3's policy, under SB3's names: ``net_arch`` and
+            ``activation_fn`` too, if ``hidden`` and ``activation`` are not given.
         device: the CPU, where networks of this size are faster than on a GPU.
         **settings: any other of SB3's agent, under its name there. ``learning_rate`` and PPO's
             clip ranges may be written ``"lin_0.001"``, which falls linearly to 0.
 
     Raises:
-        ValueError: an unknown rule, activation, optimizer or schedule, spaces that cannot be
-            used, and whatever contradicts itself.
+        TypeError: an argument that there is not.
+        ValueError: an unknown policy, rule, activation, optimizer or schedule, spaces that cannot
+            be used, and whatever contradicts itself.
     """
 
     policy: RulePolicy
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": RulePolicy, "MultiInputPolicy": RulePolicy}
 
     def __init__(
         self,
-        env: GymEnv | str | None,
-        rule: str | Rule = "backprop",
+        policy: str | type[BasePolicy] | GymEnv = RulePolicy,
+        env: GymEnv | str | None = None,
         *,
+        rule: str | Rule = "backprop",
         critic_rule: str | Rule | None = None,
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "tanh",
-        shared_trunk: bool = False,
-        ortho_init: bool = True,
-        log_std_init: float = 0.0,
+        hidden: Widths | None = None,
+        activation: str | type[nn.Module] | None = None,
+        shared_trunk: bool | None = None,
+        ortho_init: bool | None = None,
+        log_std_init: float | None = None,
         optimizer: str | None = None,
         optimizer_kwargs: Mapping[str, Any] | None = None,
         critic_learning_rate: float | None = None,
-        policy: type[RulePolicy] = RulePolicy,
         policy_kwargs: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         _init_setup_model: bool = True,
         **settings: Any,
     ):
-        for given in (rule, rule if critic_rule is None else critic_rule):
-            if not isinstance(given, Rule):
-                rule_class(given)
-        own_policy_kwargs = {
-            "rule": rule,
-            "critic_rule": critic_rule,
-            "hidden": list(hidden),
+        chosen_policy, env = _policy_and_env(policy, env)
+        if env is None and _init_setup_model:
+            raise ValueError(f"{type(self).__name__} needs an environment, or the id of one")
+        _check_settings(
+            type(self), settings, {"rule": rule, "critic_rule": rule if critic_rule is None else critic_rule}
+        )
+        optional = {
+            "hidden": hidden,
             "activation": activation,
             "shared_trunk": shared_trunk,
             "ortho_init": ortho_init,
             "log_std_init": log_std_init,
+        }
+        own_policy_kwargs = {
+            "rule": rule,
+            "critic_rule": critic_rule,
+            **{name: value for name, value in optional.items() if value is not None},
             **_optimizer(optimizer, optimizer_kwargs),
         }
         scheduled = {name: _schedule(name, settings[name]) for name in SCHEDULED if name in settings}
         super().__init__(
-            policy,
-            env,  # type: ignore[arg-type]  # `load` gives None
+            chosen_policy,
+            env,
             policy_kwargs=_merged(own_policy_kwargs, policy_kwargs or {}),
             device=device,
             _init_setup_model=False,
             **{**settings, **scheduled},
         )
+        self._highest_rate = 0.0
         if critic_learning_rate is not None:
             self.policy_kwargs["critic_lr_ratio"] = critic_learning_rate / self._initial_learning_rate()
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
-        if self.rollout_buffer_class is None:
+        # Here rather than in the constructor, so that they may also be those of a zip that SB3's own agent saved.
+        self.policy_class = _rule_policy(self.policy_class)
+        self.policy_kwargs = own_names(self.policy_kwargs)
+        if self.rollout_buffer_class in (None, RolloutBuffer, DictRolloutBuffer):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = ModulatingDictRolloutBuffer if is_dict else ModulatingRolloutBuffer
         super()._setup_model()
+        self._introduce_networks()
+
+    def _introduce_networks(self) -> None:
         if isinstance(self.rollout_buffer, ModulatingRolloutBuffer):
             self.rollout_buffer.networks = list(self.policy.networks.values())
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise ValueError(_no_policy(policy_name))
+        return super()._get_policy_from_name(policy_name)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | Any,
+        env: GymEnv | str | None = None,
+        device: torch.device | str = "cpu",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **settings: Any,
+    ) -> Self:
+        """Load what ``save`` wrote, to act or to go on learning.
+
+        A zip of Stable-Baselines3's own agent loads too: its weights, with the rule that is given,
+        or backprop. The optimizer then begins anew.
+
+        Args:
+            path, env, device, custom_objects, print_system_info, force_reset: as in SB3.
+            **settings: arguments of the constructor, to go on with others than were saved. With
+                another ``rule`` the forward weights stay and its feedback is new, see
+                ``RulePolicy.change_learning``; a critic that had a rule of its own keeps it.
+
+        Raises:
+            TypeError: an argument that there is not.
+            ValueError: a setting that cannot be had, or that the saved weights do not fit, such
+                as other widths; an environment with other spaces.
+        """
+        asked = cls(env=None, _init_setup_model=False, **settings)
+        attributes = {}
+        for name in settings.keys() - POLICY_ARGUMENTS.keys():
+            attribute = ATTRIBUTES.get(name, name)
+            if attribute not in vars(asked):
+                raise ValueError(f"{name} cannot be changed in an agent that is loaded")
+            attributes[attribute] = vars(asked)[attribute]
+        agent = super().load(
+            path,
+            None if env is None else maybe_make_env(env, verbose=0),
+            device,
+            custom_objects,
+            print_system_info,
+            force_reset,
+            **attributes,
+        )
+        agent._change_policy(asked._policy_changes(settings))
+        return agent
+
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
+        """As SB3's; from the parameters of SB3's own agent come the weights, and the optimizer begins anew."""
+        if isinstance(load_path_or_dict, dict) and is_sb3s(load_path_or_dict.get("policy", {})):
+            self.policy.optimizer.state.clear()
+            load_path_or_dict = {**load_path_or_dict, "policy.optimizer": self.policy.optimizer.state_dict()}
+        super().set_parameters(load_path_or_dict, exact_match, device)
 
     def _initial_learning_rate(self) -> float:
         rate = FloatSchedule(self.learning_rate)(1.0)
@@ -112,12 +220,64 @@ class RuleAgent(OnPolicyAlgorithm):
             raise ValueError(f"critic_learning_rate needs a learning_rate that begins above 0, not at {rate}")
         return rate
 
+    def _setup_learn(self, *arguments: Any, **settings: Any) -> Any:
+        self._highest_rate = 0.0
+        return super()._setup_learn(*arguments, **settings)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # The last rollout goes beyond the total, and SB3's schedules with it, to rates that learn uphill.
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
     def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+        progress = self._current_progress_remaining
+        rate = self.lr_schedule(progress)
+        if not rate >= -ROUNDING:
+            raise ValueError(f"learning_rate fell to {rate} with {progress:.0%} of the training left: it must not")
+        self._highest_rate = max(rate, self._highest_rate)
+        if progress == 0 == self._highest_rate:
+            warnings.warn(
+                f"nothing was learnt: the learning rate was 0 at every update up to the last, at {self.num_timesteps} "
+                "timesteps; a schedule that falls to 0 needs more than one rollout",
+                stacklevel=2,
+            )
         super()._update_learning_rate(optimizers)
         for group in self.policy.optimizer.param_groups:
+            group["lr"] = max(0.0, group["lr"])
             if "lr_ratio" in group:
                 group["lr"] *= group["lr_ratio"]
                 self.logger.record("train/critic_learning_rate", group["lr"])
+
+    def _policy_changes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What those settings, of all that this agent was given, say of its policy, under the policy's names."""
+        policy_class, rate = _rule_policy(self.policy_class), settings.get("critic_learning_rate")
+        all_settings = {"policy_class": policy_class, "use_sde": self.use_sde, "critic_learning_rate": rate}
+        all_settings |= own_names(self.policy_kwargs)
+        names = {name for argument in settings for name in POLICY_ARGUMENTS.get(argument, ())}
+        names |= own_names(settings.get("policy_kwargs") or {}).keys()
+        return {name: all_settings[name] for name in names & all_settings.keys()}
+
+    def _change_policy(self, changes: Mapping[str, Any]) -> None:
+        """Change how a loaded agent's policy learns.
+
+        Raises:
+            ValueError: a change of what it computes.
+        """
+        saved = {**self.policy._get_constructor_parameters(), "policy_class": self.policy_class}
+        for name in changes.keys() - set(LEARNING):
+            value = saved.get(name, getattr(self.policy, name, None))
+            if changes[name] != value:
+                raise ValueError(
+                    f"{name}={changes[name]!r} does not fit the saved agent, whose {name} is {value!r}: "
+                    "how it learns can change, not what it computes"
+                )
+        learning = {name: changes[name] for name in LEARNING if name in changes}
+        if "critic_learning_rate" in learning:
+            rate = learning.pop("critic_learning_rate")
+            learning["critic_lr_ratio"] = 1.0 if rate is None else rate / self._initial_learning_rate()
+        if learning:
+            self.policy.change_learning(self.lr_schedule(1.0), **learning)
+            self.policy_kwargs.update(learning)
+            self._introduce_networks()
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -139,17 +299,75 @@ def _optimizer(name: str | None, settings: Mapping[str, Any] | None) -> dict[str
     return {"optimizer_class": optimizer_class, "optimizer_kwargs": {**defaults, **(settings or {})}}
 
 
+def _policy_and_env(policy: Any, env: Any) -> tuple[Any, Any]:
+    """SB3's first two arguments, of which the policy may be left out.
+
+    Raises:
+        ValueError: two arguments, of which the first is no policy.
+    """
+    if (isinstance(policy, str) and policy.endswith("Policy")) or isinstance(policy, type):
+        return policy, env
+    if env is not None:
+        raise ValueError(f"{policy!r} is no policy: give an environment, or a policy such as 'MlpPolicy' before it")
+    return RulePolicy, policy
+
+
+def _rule_policy(policy: type[BasePolicy]) -> type[RulePolicy]:
+    """The class that a policy of SB3's stands for.
+
+    Raises:
+        ValueError: a policy without networks that learn by a rule.
+    """
+    if issubclass(policy, RulePolicy):
+        return policy
+    if policy in (ActorCriticPolicy, MultiInputActorCriticPolicy):
+        return RulePolicy
+    raise ValueError(_no_policy("CnnPolicy" if policy is ActorCriticCnnPolicy else policy.__name__))
+
+
+def _no_policy(name: str) -> str:
+    reason = ": networks have no convolutions yet" if name == "CnnPolicy" else ""
+    return f"{name} cannot be used{reason}; MlpPolicy, which flattens images, MultiInputPolicy and RulePolicy can"
+
+
+def _check_settings(kind: type[RuleAgent], settings: Mapping[str, Any], rules: Mapping[str, str | Rule]) -> None:
+    """Refuse an argument that an agent has not, and say where it belongs, before anything is built.
+
+    Raises:
+        TypeError: an argument of the rule, of the policy, or of nothing.
+        ValueError: there is no such rule.
+    """
+    classes = {argument: type(rule) if isinstance(rule, Rule) else rule_class(rule) for argument, rule in rules.items()}
+    for name in settings.keys() - set(arguments(kind)):
+        start, written = f"{kind.__name__} has no argument {name!r}", f"{name}={settings[name]!r}"
+        for argument, rule in classes.items():
+            if name in arguments(rule):
+                given = rules[argument]
+                made = f"make_rule({given!r}, {written})" if isinstance(given, str) else f"{rule.__name__}({written})"
+                raise TypeError(f"{start}; it is the rule's: {argument}={made}")
+        if name in arguments(RulePolicy):
+            raise TypeError(f"{start}; it is the policy's: policy_kwargs=dict({written})")
+    check_arguments(kind, settings)
+
+
 def _schedule(name: str, value: Any) -> float | Schedule | None:
-    """``"lin_0.001"`` is rl-baselines3-zoo's way to write a schedule in YAML."""
-    if not isinstance(value, str):
-        return value
-    try:
-        prefix, start = value.split("_")
-        if prefix == "lin":
-            return LinearSchedule(float(start), 0.0, 1.0)
-    except ValueError:
-        pass
-    raise ValueError(f"{name} must be a number, a function or a schedule such as 'lin_0.001', not {value!r}")
+    """A number or a function as it is; ``"lin_0.001"`` is rl-baselines3-zoo's way to write a schedule in YAML.
+
+    Raises:
+        ValueError: neither, or one that begins or ends below 0.
+    """
+    schedule = value
+    if isinstance(value, str) and value.startswith("lin_"):
+        with suppress(ValueError):
+            schedule = LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
+    if schedule is None and name == "clip_range_vf":
+        return None
+    if not (callable(schedule) or isinstance(schedule, int | float)):
+        raise ValueError(f"{name} must be a number, a function or a schedule such as 'lin_0.001', not {value!r}")
+    for progress, where in ((1.0, "beginning"), (0.0, "end")):
+        if not (number := FloatSchedule(schedule)(progress)) >= -ROUNDING:
+            raise ValueError(f"{name} must not be below 0, and is {number} at the {where} of the training")
+    return schedule
 
 
 def _merged(own: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,21 +7,34 @@ actions to ``predict``, stays SB3's.
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution, StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from agents.arguments import check_arguments
 from agents.spaces import FlattenDictExtractor, check_spaces
 from bio_rl import Network, Rule, make_rule
-from bio_rl.activations import find_activation
+from bio_rl.activations import ACTIVATIONS, find_activation
+from bio_rl.rule import rule_settings
+
+EXTRACTOR_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "features_extractor_class": (None, FlattenExtractor, CombinedExtractor, FlattenDictExtractor),
+    "features_extractor_kwargs": (None, {}),
+}
+"""What SB3's users choose a feature extractor with, and the values that mean flattening."""
+
+Widths = Sequence[int] | Mapping[str, Sequence[int]]
+"""Neurons of each hidden layer: of both networks alike, or of ``actor`` and ``critic`` apart."""
 
 
 class RulePolicy(ActorCriticPolicy):
@@ -38,16 +51,21 @@ class RulePolicy(ActorCriticPolicy):
         rule: the actor's rule: a name, ``module:Class``, or a rule object that belongs to no
             network; every network gets a copy of its own.
         critic_rule: the critic's; ``None`` for the actor's.
-        hidden: neurons of each hidden layer, of actor and critic alike.
-        activation: the hidden layers', by its name in ``bio_rl.activations``.
+        hidden: neurons of each hidden layer, ``[64, 64]`` if ``None``; or the actor's and the
+            critic's apart, as ``{"actor": [64], "critic": [256, 256]}``.
+        activation: the hidden layers', by its name in ``bio_rl.activations`` or by its torch class;
+            ``None`` for tanh.
         shared_trunk: one network for both, whose output is the actor's and then the value.
         critic: whether there is one; without, every value is 0.
         critic_lr_ratio: the critic's learning rate as a multiple of the actor's.
-        **settings: any other of SB3's ``ActorCriticPolicy``.
+        **settings: any other of SB3's ``ActorCriticPolicy``, whose ``net_arch`` and
+            ``activation_fn`` are ``hidden`` and ``activation`` here.
 
     Raises:
+        TypeError: a setting that there is not.
         ValueError: spaces that cannot be used, an unknown rule or activation, a layer without
-            neurons, or settings of a critic where there is none apart from the actor.
+            neurons, a learnt feature extractor, or settings of a critic where there is none
+            apart from the actor.
     """
 
     def __init__(
@@ -57,35 +75,38 @@ class RulePolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         rule: str | Rule = "backprop",
         critic_rule: str | Rule | None = None,
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "tanh",
+        hidden: Widths | None = None,
+        activation: str | type[nn.Module] | None = None,
         shared_trunk: bool = False,
         critic: bool = True,
         critic_lr_ratio: float = 1.0,
         **settings: Any,
     ):
         check_spaces(observation_space, action_space)
-        if min(hidden, default=1) < 1:
-            raise ValueError(f"hidden must hold the neurons of each layer, such as [64, 64], not {list(hidden)}")
+        check_arguments(type(self), settings)
+        settings = own_names({"hidden": hidden, "activation": activation, **settings})
+        widths, activation_name = settings.pop("hidden", [64, 64]), settings.pop("activation", "tanh")
+        separate = isinstance(widths, dict)
         if shared_trunk and not critic:
             raise ValueError("a shared trunk has a value head; shared_trunk=True needs a critic to use it")
-        if (shared_trunk or not critic) and (critic_rule is not None or critic_lr_ratio != 1):
-            raise ValueError("critic_rule and critic_learning_rate are for a critic network, which this agent has not")
+        if separate and (shared_trunk or not critic):
+            raise ValueError("hidden tells actor and critic apart, but this agent has no critic network: give one list")
+        _check_critic(critic and not shared_trunk, critic_rule, critic_lr_ratio)
         super().__init__(
             observation_space,
             action_space,
             lr_schedule,
-            net_arch=list(hidden),
-            activation_fn=find_activation(activation).module,
+            net_arch={"pi": widths["actor"], "vf": widths["critic"]} if separate else widths,
+            activation_fn=find_activation(activation_name).module,
             features_extractor_class=_extractor_class(observation_space),
             **settings,
         )
         # As a plain dict, so that a rule which only serves as a pattern is not one of our modules.
-        self._own_settings: dict[str, Any] = {
+        self.own_settings = {
             "rule": rule,
             "critic_rule": critic_rule,
-            "hidden": list(hidden),
-            "activation": activation,
+            "hidden": widths,
+            "activation": activation_name,
             "shared_trunk": shared_trunk,
             "critic": critic,
             "critic_lr_ratio": critic_lr_ratio,
@@ -94,36 +115,103 @@ class RulePolicy(ActorCriticPolicy):
         with torch.random.fork_rng(devices=[]):
             self.mlp_extractor = self._networks()  # type: ignore[assignment]
         self.action_net = self.value_net = nn.Identity()  # type: ignore[assignment]
-        self.optimizer = self.optimizer_class(
-            self._parameter_groups(lr_schedule(1)),
-            lr=lr_schedule(1),
-            **{**_fastest(self.optimizer_class), **self.optimizer_kwargs},  # type: ignore[call-arg]
-        )
+        self.optimizer = self._optimizer(lr_schedule(1))
+
+    own_settings: dict[str, Any]
+    """What the constructor was given, beyond SB3's settings, in the form that it is used in."""
 
     @property
     def networks(self) -> dict[str, Network]:
         """The networks by what they are: ``actor`` and, if there is one, ``critic``; or ``shared``."""
         return {name: net for name, net in self.mlp_extractor.named_children() if isinstance(net, Network)}
 
+    def activities(self, observation: np.ndarray | dict[str, np.ndarray]) -> dict[str, Sequence[Tensor]]:
+        """Every layer's activity of each network, for observations as ``predict`` takes them.
+
+        ``agent.policy.activities(observations)["actor"][1]`` is what the actor's first hidden layer
+        does, of a trained or a loaded agent (see ``load_model``). Where the agent's environment is
+        normalised, so must the observations be: ``agent.get_vec_normalize_env().normalize_obs(...)``.
+
+        Args:
+            observation: one observation, or a batch of them.
+
+        Returns:
+            For each of ``networks`` its activities, each ``(batch, features)``: the flattened
+            observation first, the output last.
+        """
+        with torch.no_grad():
+            features = self.extract_features(self.obs_to_tensor(observation)[0])
+        if isinstance(features, tuple):
+            features = features[0]  # the same for both: flattening has no weights
+        return {name: network.activities(features) for name, network in self.networks.items()}
+
+    def change_learning(self, learning_rate: float, **changes: Any) -> None:
+        """Go on learning by another rule or optimizer. What the networks compute stays as it is.
+
+        A network whose rule changes keeps its forward weights; the rule's own feedback is made
+        anew, and so is the optimizer's state, whose moments are of the old rule's updates.
+
+        Args:
+            learning_rate: the optimizer's, until the agent sets it.
+            **changes: of ``rule``, ``critic_rule``, ``critic_lr_ratio``, ``optimizer_class`` and
+                ``optimizer_kwargs`` those that change.
+
+        Raises:
+            ValueError: an unknown rule, or settings of a critic where there is none.
+        """
+        own = {**self.own_settings, **{name: changes[name] for name in changes.keys() & self.own_settings.keys()}}
+        _check_critic("critic" in self.networks, own["critic_rule"], own["critic_lr_ratio"])
+        self.own_settings = own
+        states = self.optimizer.state
+        with torch.random.fork_rng(devices=[]):
+            for name, network in self.networks.items():
+                rule = _copy(self._rule_of(name))
+                if not _same(rule, network.rule):
+                    for parameter in network.parameters():
+                        states.pop(parameter, None)
+                    setattr(self.mlp_extractor, name, _with_rule(network, rule))
+        before = self.optimizer_class, self.optimizer_kwargs
+        self.optimizer_class = changes.get("optimizer_class", self.optimizer_class)
+        self.optimizer_kwargs = changes.get("optimizer_kwargs", self.optimizer_kwargs)
+        self.optimizer = self._optimizer(learning_rate)
+        if (self.optimizer_class, self.optimizer_kwargs) == before:
+            self.optimizer.state.update(states)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As ever; of one that Stable-Baselines3's own policy left, the weights, and no feedback."""
+        if is_sb3s(state_dict):
+            state_dict = {**self.state_dict(), **_renamed(state_dict)}
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _rule_of(self, network: str) -> str | Rule:
+        own = self.own_settings
+        return own["critic_rule"] if network == "critic" and own["critic_rule"] is not None else own["rule"]
+
     def _networks(self) -> nn.Module:
         """SB3's modules as networks with the same weights."""
-        own, sde = self._own_settings, self.use_sde
+        own, sde = self.own_settings, self.use_sde
         extractor, action_net, value_net = self.mlp_extractor, self.action_net, self.value_net
         assert isinstance(action_net, nn.Linear)
         if own["shared_trunk"]:
             head = _stack(action_net, value_net)
-            shared = Network.from_sequential(nn.Sequential(*extractor.policy_net, head), _copy(own["rule"]))
+            shared = Network.from_sequential(nn.Sequential(*extractor.policy_net, head), _copy(self._rule_of("shared")))
             return _SharedNetwork(shared, action_net.out_features, sde)
-        actor = Network.from_sequential(nn.Sequential(*extractor.policy_net, action_net), _copy(own["rule"]))
+        actor = Network.from_sequential(nn.Sequential(*extractor.policy_net, action_net), _copy(self._rule_of("actor")))
         if not own["critic"]:
             return _SeparateNetworks(actor, _NoCritic(), sde)
-        critic_rule = own["rule"] if own["critic_rule"] is None else own["critic_rule"]
-        critic = Network.from_sequential(nn.Sequential(*extractor.value_net, value_net), _copy(critic_rule))
+        critic = Network.from_sequential(nn.Sequential(*extractor.value_net, value_net), _copy(self._rule_of("critic")))
         return _SeparateNetworks(actor, critic, sde)
+
+    def _optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
+        return self.optimizer_class(
+            self._parameter_groups(learning_rate),
+            lr=learning_rate,
+            **{**_fastest(self.optimizer_class), **self.optimizer_kwargs},  # type: ignore[call-arg]
+        )
 
     def _parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         learning = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        ratio = self._own_settings["critic_lr_ratio"]
+        ratio = self.own_settings["critic_lr_ratio"]
         if ratio == 1:
             return [{"params": list(learning.values())}]
         critic = [learning.pop(name) for name in list(learning) if name.startswith("mlp_extractor.critic.")]
@@ -152,7 +240,38 @@ class RulePolicy(ActorCriticPolicy):
         sb3s = super()._get_constructor_parameters()
         for name in ("net_arch", "activation_fn", "features_extractor_class", "features_extractor_kwargs"):
             del sb3s[name]
-        return {**sb3s, **self._own_settings}
+        return {**sb3s, **self.own_settings}
+
+
+def own_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy's settings as they are called and written here.
+
+    ``net_arch`` becomes ``hidden`` and ``activation_fn`` becomes ``activation``; they are left out
+    where they are ``None``. SB3's extractors that only flatten go without saying.
+
+    Raises:
+        ValueError: a learnt feature extractor, widths or an activation that cannot be, or one of
+            them under both of its names.
+    """
+    own = dict(settings)
+    for name, flattening in EXTRACTOR_SETTINGS.items():
+        if own.pop(name, None) not in flattening:
+            raise ValueError(
+                f"{name}={settings[name]!r}: observations are flattened; "
+                "learnt feature extractors are not there yet, as no rule would reach them"
+            )
+    for sb3s, name, read in (("net_arch", "hidden", _widths), ("activation_fn", "activation", _activation_name)):
+        given = [value for value in (own.pop(sb3s, None), own.pop(name, None)) if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{sb3s} is SB3's name for {name}: give one of them")
+        if given:
+            own[name] = read(given[0])
+    return own
+
+
+def is_sb3s(state_dict: Mapping[str, Any]) -> bool:
+    """Whether these are the tensors of SB3's own policy, whose output layers stand apart."""
+    return "action_net.weight" in state_dict
 
 
 class _SeparateNetworks(nn.Module):
@@ -251,6 +370,82 @@ def _stack(above: nn.Linear, below: nn.Linear) -> nn.Linear:
 
 def _copy(rule: str | Rule) -> Rule:
     return copy.deepcopy(rule) if isinstance(rule, Rule) else make_rule(rule)
+
+
+def _same(rule: Rule, other: Rule) -> bool:
+    """Whether two rules are of one kind with the same settings; one that forgets its settings is like no other."""
+    try:
+        return type(rule) is type(other) and rule_settings(rule) == rule_settings(other)
+    except ValueError:
+        return False
+
+
+def _with_rule(network: Network, rule: Rule) -> Network:
+    """The network's layers under another rule, which finds their weights as they are and leaves them so."""
+    layers = nn.ModuleList(network.layers)
+    weights = copy.deepcopy(layers.state_dict())
+    changed = Network(network.layers, rule).to(network.layers[0].weight)
+    layers.load_state_dict(weights)
+    return changed
+
+
+def _check_critic(separate: bool, critic_rule: str | Rule | None, critic_lr_ratio: float) -> None:
+    if not separate and (critic_rule is not None or critic_lr_ratio != 1):
+        raise ValueError("critic_rule and critic_learning_rate are for a critic network, which this agent has not")
+
+
+def _widths(hidden: Any) -> list[int] | dict[str, list[int]]:
+    """One list of neurons for both networks, or a list each for ``actor`` and ``critic``."""
+    if isinstance(hidden, Sequence) and len(hidden) == 1 and isinstance(hidden[0], Mapping):
+        warnings.warn(
+            f"net_arch={hidden} is a form that SB3 has given up; net_arch={hidden[0]} is today's", stacklevel=2
+        )
+        hidden = hidden[0]
+    if not isinstance(hidden, Mapping):
+        return _neurons(hidden)
+    names = {"pi": "actor", "vf": "critic"}
+    given = {names.get(str(name), str(name)): _neurons(widths) for name, widths in hidden.items()}
+    # In SB3 a network that net_arch does not name has no hidden layer.
+    unnamed: dict[str, list[int]] = {name: [] for name in names.values()} if hidden.keys() <= names.keys() else {}
+    widths = unnamed | given
+    if widths.keys() != set(names.values()):
+        raise ValueError(f"hidden must be a list, or a list each for actor and critic, not for {', '.join(hidden)}")
+    return widths["actor"] if widths["actor"] == widths["critic"] else widths
+
+
+def _neurons(widths: Any) -> list[int]:
+    if not isinstance(widths, Sequence) or not all(isinstance(n, int | np.integer) and n >= 1 for n in widths):
+        shown = list(widths) if isinstance(widths, tuple) else widths
+        raise ValueError(f"hidden must hold the neurons of each layer, such as [64, 64], not {shown!r}")
+    return [int(n) for n in widths]
+
+
+def _activation_name(activation: str | type[nn.Module]) -> str:
+    if isinstance(activation, str):
+        return activation
+    for name, known in ACTIVATIONS.items():
+        if activation is known.module:
+            return name
+    shown = getattr(activation, "__name__", repr(activation))
+    raise ValueError(f"unknown activation {shown}; known: {', '.join(ACTIVATIONS)}")
+
+
+def _renamed(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """SB3's tensors under the names that they have here: the layers of each network, counted from its input.
+
+    Raises:
+        ValueError: weights of a learnt feature extractor.
+    """
+    if learnt := [name for name in state_dict if "features_extractor." in name]:
+        raise ValueError(f"{learnt[0]}: weights of a learnt feature extractor, which has no place here")
+    renamed = {name: tensor for name, tensor in state_dict.items() if name == "log_std"}
+    for network, hidden, output in (("actor", "policy_net", "action_net"), ("critic", "value_net", "value_net")):
+        prefix = f"mlp_extractor.{hidden}."
+        numbers = sorted({int(name.split(".")[2]) for name in state_dict if name.startswith(prefix)})
+        for layer, module in enumerate([*(f"{prefix}{number}" for number in numbers), output]):
+            for kind in ("weight", "bias"):
+                renamed[f"mlp_extractor.{network}.layers.{layer}.{kind}"] = state_dict[f"{module}.{kind}"]
+    return renamed
 
 
 def _extractor_class(space: spaces.Space) -> type[FlattenExtractor] | type[FlattenDictExtractor]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from agents.base import RuleAgent
 from agents.buffers import modulate
-from bio_rl import Rule
+from agents.policy import RulePolicy
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -33,7 +34,7 @@ class REINFORCE(RuleAgent):
     environment wastes none.
 
     Args:
-        env, rule: see ``RuleAgent``, as for all that is not named here.
+        policy, env: see ``RuleAgent``, as for all that is not named here.
         n_episodes: episodes for one update, rounded up to a multiple of the environments.
         baseline: whether a critic learns the value; without, V = 0 and there is no critic.
         normalize_advantage: whether ``G - V`` is centred and scaled over the update's steps.
@@ -45,8 +46,8 @@ class REINFORCE(RuleAgent):
 
     def __init__(
         self,
-        env: GymEnv | str | None,
-        rule: str | Rule = "backprop",
+        policy: str | type[BasePolicy] | GymEnv = RulePolicy,
+        env: GymEnv | str | None = None,
         *,
         n_episodes: int = 8,
         baseline: bool = True,
@@ -64,8 +65,8 @@ class REINFORCE(RuleAgent):
         if n_episodes < 1:
             raise ValueError(f"n_episodes must be at least 1, not {n_episodes}")
         super().__init__(
+            policy,
             env,
-            rule,
             learning_rate=learning_rate,
             n_steps=n_episodes,
             gamma=gamma,

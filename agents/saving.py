@@ -3,12 +3,15 @@
 A folder holds ``policy.safetensors`` (every tensor of the policy, feedback weights and random
 generators included), ``policy.yaml`` (what rebuilds the policy), and, where the agent's environment
 is normalised, ``vec_normalize.safetensors`` and ``vec_normalize.yaml``. Loading reads data and calls
-nothing but our own classes; a rule of your own is imported by its name, so it must be installed.
+nothing but our own classes; an agent, a policy or a rule of your own is imported by its name,
+``module:Class``, so Python must find it.
 
 What training needs beyond the policy is not here: to go on with a training, use the agents'
 ``save`` and ``load``, or give its settings to ``load_model``.
 """
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from agents.a2c import A2C
 from agents.base import RuleAgent
+from agents.policy import RulePolicy
 from agents.ppo import PPO
 from agents.reinforce import REINFORCE
 from bio_rl import Rule
@@ -34,6 +38,7 @@ from bio_rl.rule import rule_settings
 from bio_rl.rules import rule_class, rule_names
 
 AGENTS: dict[str, type[RuleAgent]] = {"PPO": PPO, "A2C": A2C, "REINFORCE": REINFORCE}
+POLICIES = {"RulePolicy": RulePolicy}
 # Settings of a policy that say how it learns, not how it acts.
 LEARNING = ("optimizer_class", "optimizer_kwargs", "critic_lr_ratio")
 NORMALIZER = ("norm_obs", "norm_obs_keys", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
@@ -43,7 +48,7 @@ def save_model(agent: RuleAgent, folder: str | Path, vec_normalize: VecNormalize
     """Save an agent's policy, and the statistics by which its environment is normalised.
 
     Args:
-        agent: a PPO, A2C or REINFORCE.
+        agent: a PPO, A2C or REINFORCE, or an agent of a class of your own made from one.
         folder: made if it is not there.
         vec_normalize: the normaliser; ``None`` for that of the agent's environment, if any.
 
@@ -66,41 +71,50 @@ def load_model(
 ) -> RuleAgent:
     """Rebuild an agent that ``save_model`` saved; it acts as it did, bit for bit.
 
+    ``load_model("runs/.../seed=0").policy.activities(observations)["actor"]`` is how its actor's
+    layers respond; see ``RulePolicy.activities``.
+
     Args:
-        folder: where it was saved.
+        folder: where it was saved, or the folder of a run, which holds it as ``model``.
         env: an environment to act in. If the agent's was normalised, so is this one, as
             ``agent.get_env()``: by the saved statistics, which stay as they are, and with the
             task's own rewards. To train on, set ``training`` and ``norm_reward`` of
             ``agent.get_vec_normalize_env()``.
         device: where the policy goes.
-        **settings: how to train on, as for the agent's constructor.
+        **settings: how to train on, as for the agent's constructor. With another ``rule`` the
+            forward weights stay and its feedback is new, see ``RulePolicy.change_learning``.
 
     Raises:
-        FileNotFoundError: there is no model in the folder.
-        ValueError: a file that is not as ``save_model`` writes it, or an environment whose spaces
-            are not those of the agent's own.
+        FileNotFoundError: there is no model in the folder, or a part of it is missing.
+        TypeError: a setting that the agent has not.
+        ValueError: a file that is not as ``save_model`` writes it, an environment whose spaces are
+            not those of the agent's own, or a setting that the saved weights do not fit.
     """
-    folder = Path(folder)
-    description = yaml.safe_load((folder / "policy.yaml").read_text())
+    folder = _model_folder(Path(folder))
+    description = _read(folder / "policy.yaml", lambda path: yaml.safe_load(path.read_text()))
     try:
-        agent_class = AGENTS[description["agent"]]
-        observation_space = load_space(description["observation_space"])
-        action_space = load_space(description["action_space"])
-        policy_kwargs = _policy_kwargs(description["policy"])
-        use_sde = description["use_sde"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'policy.yaml'} does not describe a policy: {error!r}") from None
+        agent_class, policy_class, policy_kwargs, use_sde, observation_space, action_space = _policy_from(description)
+    except (KeyError, TypeError, ValueError) as error:
+        cause = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{folder / 'policy.yaml'} does not describe a policy: {cause}") from None
     if env is not None:
         env = _vectorised(agent_class, env)
         check_for_correct_spaces(env, observation_space, action_space)
         if (folder / "vec_normalize.yaml").exists():
             env = _load_normalizer(env, folder)
-    agent = agent_class(env, use_sde=use_sde, device=device, _init_setup_model=False, **settings)
+    agent = agent_class(env=env, device=device, _init_setup_model=False, **settings)
     if env is None:
         agent.observation_space, agent.action_space, agent.n_envs = observation_space, action_space, 1
-    agent.policy_kwargs.update(policy_kwargs)
-    agent._setup_model()
-    agent.policy.load_state_dict(load_file(folder / "policy.safetensors", device=str(agent.device)))
+    changes = agent._policy_changes(settings)
+    learning = {name: agent.policy_kwargs[name] for name in LEARNING if name in agent.policy_kwargs}
+    agent.policy_class, agent.use_sde, agent.policy_kwargs = policy_class, use_sde, {**learning, **policy_kwargs}
+    tensors = _read(folder / "policy.safetensors", lambda path: load_file(path, device=str(agent.device)))
+    try:
+        agent._setup_model()
+        agent.policy.load_state_dict(tensors)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{folder}: policy.safetensors is not of the policy in policy.yaml: {_line(error)}") from None
+    agent._change_policy(changes)
     return agent
 
 
@@ -156,25 +170,95 @@ def load_space(data: dict[str, Any]) -> spaces.Space[Any]:
 
 
 def _describe(agent: RuleAgent) -> dict[str, Any]:
-    if type(agent).__name__ not in AGENTS:
-        raise ValueError(f"{type(agent).__name__} cannot be saved; {', '.join(AGENTS)} can")
-    networks = agent.policy.networks
-    rules = {"rule": networks["shared" if "shared" in networks else "actor"].rule}
-    if "critic" in networks:
-        rules["critic_rule"] = networks["critic"].rule
-    policy = {name: value for name, value in agent.policy_kwargs.items() if name not in LEARNING}
+    policy = agent.policy
+    networks = policy.networks
+    kwargs = {**agent.policy_kwargs, **policy.own_settings}
+    kwargs["rule"] = _dump_rule(networks["shared" if "shared" in networks else "actor"].rule)
+    if kwargs["critic_rule"] is not None:
+        kwargs["critic_rule"] = _dump_rule(networks["critic"].rule)
     return {
-        "agent": type(agent).__name__,
+        "agent": _name(type(agent), AGENTS, RuleAgent),
+        "policy_class": _name(type(policy), POLICIES, RulePolicy),
         "observation_space": dump_space(agent.observation_space),
         "action_space": dump_space(agent.action_space),
         "use_sde": agent.use_sde,
-        "policy": {**policy, **{key: _dump_rule(rule) for key, rule in rules.items()}},
+        "policy": {name: value for name, value in kwargs.items() if name not in LEARNING},
     }
 
 
-def _policy_kwargs(saved: dict[str, Any]) -> dict[str, Any]:
-    rules = {key: _load_rule(saved[key]) for key in ("rule", "critic_rule") if saved[key] is not None}
-    return {**saved, **rules}
+def _policy_from(description: Any) -> tuple[type[RuleAgent], type[RulePolicy], dict[str, Any], bool, Any, Any]:
+    """What ``_describe`` wrote, as objects."""
+    agent_class = _class(description["agent"], AGENTS, RuleAgent)
+    policy_class = _class(description["policy_class"], POLICIES, RulePolicy)
+    kwargs = dict(description["policy"])
+    for name in ("rule", "critic_rule"):
+        if kwargs[name] is not None:
+            kwargs[name] = _load_rule(kwargs[name])
+    both = (load_space(description[f"{name}_space"]) for name in ("observation", "action"))
+    return agent_class, policy_class, kwargs, bool(description["use_sde"]), *both
+
+
+def _model_folder(folder: Path) -> Path:
+    """The folder itself, or the model in the folder of a run.
+
+    Raises:
+        FileNotFoundError: neither holds a model.
+    """
+    for candidate in (folder, folder / "model"):
+        if (candidate / "policy.yaml").is_file():
+            return candidate
+    raise FileNotFoundError(f"there is no model in {folder}: neither policy.yaml nor model/policy.yaml")
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What ``read`` makes of a file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"the model in {path.parent} is not whole: it has no {path.name}")
+    try:
+        return read(path)
+    except Exception as error:  # each format has its own
+        raise ValueError(f"{path} cannot be read: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _name(kind: type, ours: dict[str, Any], base: type) -> str:
+    """A class's name as data: ours by their own, others as ``module:Class``.
+
+    Raises:
+        ValueError: a class that cannot be found by its name.
+    """
+    if ours.get(kind.__name__) is kind:
+        return kind.__name__
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    try:
+        found = _class(name, ours, base)
+    except ValueError:
+        found = None
+    if found is not kind:
+        raise ValueError(f"{kind.__qualname__} cannot be saved: {name} is not found again; define it in a module")
+    return name
+
+
+def _class(name: str, ours: dict[str, Any], base: type) -> Any:
+    """The class of that name; a name is data, and only a class made from ``base`` is taken."""
+    if name in ours:
+        return ours[name]
+    module, _, attribute = str(name).partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"unknown {name!r}; known: {', '.join(ours)}, or module:Class ({error})") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{name!r} is no subclass of {base.__module__}.{base.__name__}")
+    return found
 
 
 def _dump_rule(rule: Rule) -> dict[str, Any]:
@@ -215,14 +299,17 @@ def _save_normalizer(normalizer: VecNormalize, folder: Path) -> None:
 
 def _load_normalizer(env: VecEnv, folder: Path) -> VecEnv:
     """The environment, normalised by the saved statistics, which it does not change."""
-    settings = yaml.safe_load((folder / "vec_normalize.yaml").read_text())
-    arrays = load_arrays(folder / "vec_normalize.safetensors")
+    settings = _read(folder / "vec_normalize.yaml", lambda path: yaml.safe_load(path.read_text()))
+    arrays = _read(folder / "vec_normalize.safetensors", load_arrays)
     normalizer = unwrap_vec_normalize(env)
-    if normalizer is None:
-        env = normalizer = VecNormalize(env, **settings)
-    for name, statistics in _statistics(normalizer).items():
-        for moment in ("mean", "var", "count"):
-            setattr(statistics, moment, arrays[f"{name}.{moment}"])
+    try:
+        if normalizer is None:
+            env = normalizer = VecNormalize(env, **settings)
+        for name, statistics in _statistics(normalizer).items():
+            for moment in ("mean", "var", "count"):
+                setattr(statistics, moment, arrays[f"{name}.{moment}"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: the vec_normalize files are not as they were written: {error!r}") from None
     normalizer.training = normalizer.norm_reward = False
     return env
 

@@ -1,7 +1,8 @@
 """A user's mistakes: one line each, and exit code 2."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+from bio_rl.nearest import nearest as nearest
 
 
 class UserError(Exception):
@@ -9,12 +10,6 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the known name most like this one, or nothing."""
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def nearest_of(name: str, known: Iterable[str], place: str = "it") -> str:

@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents import A2C, PPO, REINFORCE, load_model, save_model
+from agents import A2C, PPO, REINFORCE, RulePolicy, load_model, save_model
 from agents.saving import dump_space, load_space, rule_settings
 from bio_rl import Rule, make_rule
 from bio_rl.rules import Trace, rule_class, rule_names
@@ -201,7 +201,7 @@ def test_a_name_that_is_no_rule_is_not_called(tmp_path):
 def test_loading_refuses_python_in_yaml(tmp_path):
     save_model(A2C("CartPole-v1"), tmp_path)
     (tmp_path / "policy.yaml").write_text("agent: !!python/object/apply:os.getcwd []\n")
-    with pytest.raises(yaml.YAMLError, match="python/object"):
+    with pytest.raises(ValueError, match=r"policy\.yaml cannot be read: .*python/object"):
         load_model(tmp_path)
 
 
@@ -212,5 +212,124 @@ def test_mistakes_get_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         load_model(tmp_path, "Acrobot-v1")
     (tmp_path / "policy.yaml").write_text("agent: SAC\n")
-    with pytest.raises(ValueError, match=r"policy\.yaml does not describe a policy: KeyError\('SAC'\)"):
+    with pytest.raises(ValueError, match=r"policy\.yaml does not describe a policy: unknown 'SAC'"):
         load_model(tmp_path)
+
+
+# Agents and policies of one's own
+
+
+class OwnAgent(PPO):
+    def __init__(self, *arguments, bonus=0.0, **settings):
+        super().__init__(*arguments, **settings)
+        self.bonus = bonus
+
+
+class OwnPolicy(RulePolicy):
+    pass
+
+
+def test_an_agent_and_a_policy_of_ones_own_are_found_by_their_names(tmp_path):
+    agent = OwnAgent(OwnPolicy, "CartPole-v1", n_steps=64, bonus=1.0, seed=0)
+    save_model(agent, tmp_path)
+    described = yaml.safe_load((tmp_path / "policy.yaml").read_text())
+    assert described["agent"] == f"{__name__}:OwnAgent"
+    assert described["policy_class"] == f"{__name__}:OwnPolicy"
+    loaded = load_model(tmp_path, "CartPole-v1", n_steps=32, batch_size=32, bonus=2.0)
+    assert (type(loaded), type(loaded.policy), loaded.bonus) == (OwnAgent, OwnPolicy, 2.0)
+    assert torch.equal(
+        loaded.policy.networks["actor"].layers[0].weight, agent.policy.networks["actor"].layers[0].weight
+    )
+    loaded.learn(32)
+
+
+def test_a_class_that_cannot_be_found_again_is_not_saved(tmp_path):
+    class Hidden(A2C):
+        pass
+
+    with pytest.raises(ValueError, match=r"Hidden cannot be saved: .* define it in a module"):
+        save_model(Hidden("CartPole-v1"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["agent", "policy_class"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pathlib:Path", "'pathlib:Path' is no subclass of agents"),
+        ("os:getcwd", "'os:getcwd' is no subclass of agents"),
+        ("no_such_module:PPO", "unknown 'no_such_module:PPO'"),
+        ("agents:DQN", "unknown 'agents:DQN'"),
+        (3, "unknown 3"),
+    ],
+)
+def test_a_name_that_is_no_agent_is_not_called(key, name, message, tmp_path):
+    save_model(A2C("CartPole-v1"), tmp_path)
+    description = yaml.safe_load((tmp_path / "policy.yaml").read_text())
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump({**description, key: name}))
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path)
+
+
+# Folders
+
+
+def test_a_runs_folder_holds_its_model(tmp_path):
+    agent = A2C("CartPole-v1", seed=0)
+    save_model(agent, tmp_path / "model")
+    left, right = agent.policy.state_dict(), load_model(tmp_path).policy.state_dict()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save_model(A2C(VecNormalize(make_vec_env("CartPole-v1")), hidden=(8,), seed=0), tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["policy.yaml", "policy.safetensors", "vec_normalize.safetensors"])
+def test_a_file_that_is_missing_is_named(name, saved):
+    (saved / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name) as caught:
+        load_model(saved, "CartPole-v1")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"half: [1, 2", b"\xff\xfe\x00", b"- 1\n- 2\n", b"agent: A2C\n", b"3"])
+@pytest.mark.parametrize(
+    "name", ["policy.yaml", "policy.safetensors", "vec_normalize.yaml", "vec_normalize.safetensors"]
+)
+def test_a_file_that_is_not_as_it_was_written_is_named(name, content, saved):
+    (saved / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"policy|vec_normalize") as caught:
+        load_model(saved, "CartPole-v1")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policy": {"hidden": [9]}}, "policy.safetensors is not of the policy in policy.yaml"),
+        ({"policy": {"hidden": "wide"}}, "hidden must hold"),
+        ({"policy": {"rule": {"name": "readout", "settings": {"bias": 1}}}}, "does not describe a policy"),
+        ({"policy": {"rule": {"name": "readout", "settings": {"hidden_bias": -1}}}}, "hidden_bias must be 0 or more"),
+        ({"policy": {"rule": "readout"}}, "does not describe a policy"),
+        ({"policy": {"wide": True}}, "no argument 'wide'"),
+        ({"action_space": {"type": "Text"}}, "unknown space 'Text'"),
+        ({"observation_space": {"shape": None}}, "does not describe a policy"),
+    ],
+)
+def test_a_description_that_was_changed_gets_one_line(change, message, saved):
+    description = yaml.safe_load((saved / "policy.yaml").read_text())
+    description |= {key: {**description[key], **value} for key, value in change.items()}
+    (saved / "policy.yaml").write_text(yaml.safe_dump(description))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_folder_holds_no_model(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "none", tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no model in"):
+            load_model(folder)
