@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -61,8 +62,9 @@ class RuleAgent(OnPolicyAlgorithm):
 
     Args:
         policy: as SB3's first argument: ``"MlpPolicy"``, ``"MultiInputPolicy"``, or a subclass of
-            ``RulePolicy``, which is what the names stand for. It may be left out:
-            ``PPO("CartPole-v1")`` is ``PPO("MlpPolicy", "CartPole-v1")``.
+            ``RulePolicy``, which is what the names stand for, or of SB3's ``ActorCriticPolicy``,
+            whose networks ``RulePolicy`` replaces. It may be left out: ``PPO("CartPole-v1")`` is
+            ``PPO("MlpPolicy", "CartPole-v1")``.
         env: an environment, several in a ``VecEnv``, or the id of one.
         rule, critic_rule, hidden, activation, shared_trunk: see ``RulePolicy``.
         ortho_init: orthogonal initial weights, as SB3 draws them and unless told otherwise.
@@ -142,10 +144,10 @@ class RuleAgent(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         # Here rather than in the constructor, so that they may also be those of a zip that SB3's own agent saved.
-        self.policy_class = _rule_policy(self.policy_class)
+        self.policy_class = rule_policy(self.policy_class)
         self.policy_kwargs = own_names(self.policy_kwargs)
-        if self.rollout_buffer_class in (None, RolloutBuffer, DictRolloutBuffer):
-            is_dict = isinstance(self.observation_space, spaces.Dict)
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        if self.rollout_buffer_class in (None, DictRolloutBuffer if is_dict else RolloutBuffer):
             self.rollout_buffer_class = ModulatingDictRolloutBuffer if is_dict else ModulatingRolloutBuffer
         super()._setup_model()
         self._introduce_networks()
@@ -153,6 +155,9 @@ class RuleAgent(OnPolicyAlgorithm):
     def _introduce_networks(self) -> None:
         if isinstance(self.rollout_buffer, ModulatingRolloutBuffer):
             self.rollout_buffer.networks = list(self.policy.networks.values())
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = RulePolicy.__name__) -> None:
+        super()._maybe_recommend_cpu(mlp_class_name)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
@@ -249,7 +254,7 @@ class RuleAgent(OnPolicyAlgorithm):
 
     def _policy_changes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What those settings, of all that this agent was given, say of its policy, under the policy's names."""
-        policy_class, rate = _rule_policy(self.policy_class), settings.get("critic_learning_rate")
+        policy_class, rate = rule_policy(self.policy_class), settings.get("critic_learning_rate")
         all_settings = {"policy_class": policy_class, "use_sde": self.use_sde, "critic_learning_rate": rate}
         all_settings |= own_names(self.policy_kwargs)
         names = {name for argument in settings for name in POLICY_ARGUMENTS.get(argument, ())}
@@ -312,17 +317,25 @@ def _policy_and_env(policy: Any, env: Any) -> tuple[Any, Any]:
     return RulePolicy, policy
 
 
-def _rule_policy(policy: type[BasePolicy]) -> type[RulePolicy]:
-    """The class that a policy of SB3's stands for.
+@cache
+def rule_policy(policy: type[BasePolicy]) -> type[RulePolicy]:
+    """The class with networks that learn by a rule in the place of SB3's.
+
+    A subclass of SB3's ``ActorCriticPolicy`` keeps what it overrides, above ``RulePolicy``.
 
     Raises:
-        ValueError: a policy without networks that learn by a rule.
+        ValueError: a policy that builds networks of its own, or that is no actor-critic.
     """
     if issubclass(policy, RulePolicy):
         return policy
     if policy in (ActorCriticPolicy, MultiInputActorCriticPolicy):
         return RulePolicy
-    raise ValueError(_no_policy("CnnPolicy" if policy is ActorCriticCnnPolicy else policy.__name__))
+    if not issubclass(policy, ActorCriticPolicy) or issubclass(policy, ActorCriticCnnPolicy):
+        raise ValueError(_no_policy("CnnPolicy" if policy is ActorCriticCnnPolicy else policy.__name__))
+    for method in ("_build", "_build_mlp_extractor", "extract_features"):
+        if getattr(policy, method) is not getattr(ActorCriticPolicy, method):
+            raise ValueError(f"{policy.__name__} cannot be used: its {method} builds what no rule would teach")
+    return type(policy.__name__, (policy, RulePolicy), {"__module__": policy.__module__, "sb3s_class": policy})
 
 
 def _no_policy(name: str) -> str:
@@ -360,8 +373,8 @@ def _schedule(name: str, value: Any) -> float | Schedule | None:
     if isinstance(value, str) and value.startswith("lin_"):
         with suppress(ValueError):
             schedule = LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
-    if schedule is None and name == "clip_range_vf":
-        return None
+    if name == "clip_range_vf" and (schedule is None or isinstance(schedule, int | float)):
+        return schedule  # SB3 checks this one itself
     if not (callable(schedule) or isinstance(schedule, int | float)):
         raise ValueError(f"{name} must be a number, a function or a schedule such as 'lin_0.001', not {value!r}")
     for progress, where in ((1.0, "beginning"), (0.0, "end")):

@@ -23,13 +23,14 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from agents.a2c import A2C
-from agents.base import RuleAgent
+from agents.base import RuleAgent, rule_policy
 from agents.policy import RulePolicy
 from agents.ppo import PPO
 from agents.reinforce import REINFORCE
@@ -178,7 +179,7 @@ def _describe(agent: RuleAgent) -> dict[str, Any]:
         kwargs["critic_rule"] = _dump_rule(networks["critic"].rule)
     return {
         "agent": _name(type(agent), AGENTS, RuleAgent),
-        "policy_class": _name(type(policy), POLICIES, RulePolicy),
+        "policy_class": _name(vars(type(policy)).get("sb3s_class", type(policy)), POLICIES, ActorCriticPolicy),
         "observation_space": dump_space(agent.observation_space),
         "action_space": dump_space(agent.action_space),
         "use_sde": agent.use_sde,
@@ -189,7 +190,7 @@ def _describe(agent: RuleAgent) -> dict[str, Any]:
 def _policy_from(description: Any) -> tuple[type[RuleAgent], type[RulePolicy], dict[str, Any], bool, Any, Any]:
     """What ``_describe`` wrote, as objects."""
     agent_class = _class(description["agent"], AGENTS, RuleAgent)
-    policy_class = _class(description["policy_class"], POLICIES, RulePolicy)
+    policy_class = rule_policy(_class(description["policy_class"], POLICIES, ActorCriticPolicy))
     kwargs = dict(description["policy"])
     for name in ("rule", "critic_rule"):
         if kwargs[name] is not None:

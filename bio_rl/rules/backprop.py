@@ -1,6 +1,6 @@
 """Backpropagation: the exact gradient, and the reference for every other rule."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bio_rl.mechanisms.descent import LayerwiseFeedback
 from bio_rl.network import Network
@@ -11,6 +11,8 @@ class Backprop(LayerwiseFeedback):
 
     paper = "Rumelhart, Hinton & Williams 1986, Learning representations by back-propagating errors"
     weight_transport = True
+    # It draws nothing, so that a network that learns by it holds no more than torch's own would.
+    get_extra_state, set_extra_state = nn.Module.get_extra_state, nn.Module.set_extra_state
 
     def feedback_weights(self, network: Network) -> list[Tensor]:
         return [layer.weight for layer in network.layers[1:]]

@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
-from agents import A2C, PPO, REINFORCE, RulePolicy
+from agents import A2C, PPO, REINFORCE, RulePolicy, load_model, save_model
 from bio_rl import make_rule
 from bio_rl.rules.kolen_pollack import KolenPollack
 
@@ -63,6 +63,33 @@ def test_a_policy_may_come_first(kind, policy):
 
 def test_an_own_policy_is_used():
     assert type(PPO(OwnPolicy, "CartPole-v1", **SMALL[PPO]).policy) is OwnPolicy
+
+
+class Constant(ActorCriticPolicy):
+    def forward(self, obs, deterministic=False):
+        actions, values, log_prob = super().forward(obs, deterministic)
+        return actions, torch.full_like(values, 7.0), log_prob
+
+
+def test_a_policy_of_sb3s_keeps_what_it_overrides(tmp_path):
+    agent = A2C(Constant, "CartPole-v1", rule="feedback_alignment", seed=0).learn(5)
+    assert isinstance(agent.policy, Constant)
+    assert isinstance(agent.policy, RulePolicy)
+    np.testing.assert_array_equal(agent.rollout_buffer.values, 7)
+    agent.save(tmp_path / "agent")
+    save_model(agent, tmp_path / "model")
+    for loaded in (A2C.load(tmp_path / "agent"), load_model(tmp_path / "model")):
+        assert loaded.policy(torch.zeros(1, 4))[1].item() == 7
+        assert type(loaded.policy.networks["actor"].rule).__name__ == "FeedbackAlignment"
+
+
+def test_a_policy_that_builds_its_own_networks_is_refused():
+    class Built(ActorCriticPolicy):
+        def _build_mlp_extractor(self):
+            pass
+
+    with pytest.raises(ValueError, match="Built cannot be used: its _build_mlp_extractor builds what no rule"):
+        A2C(Built, "CartPole-v1")
 
 
 def test_dict_observations_want_their_own_policy_as_in_sb3():
@@ -266,7 +293,7 @@ def test_a_run_of_one_rollout_that_learns_nothing_says_so(kind):
         ({"learning_rate": "lin_-1"}, "learning_rate must not be below 0"),
         ({"learning_rate": float("nan")}, "learning_rate must not be below 0, and is nan"),
         ({"clip_range": lambda progress: -progress}, "clip_range must not be below 0"),
-        ({"clip_range_vf": -0.1}, "clip_range_vf must not be below 0"),
+        ({"clip_range_vf": lambda progress: -0.1}, "clip_range_vf must not be below 0"),
         ({"learning_rate": [1e-3]}, r"learning_rate must be .* not \[0.001\]"),
         ({"learning_rate": None}, "learning_rate must be .* not None"),
     ],
