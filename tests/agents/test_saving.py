@@ -256,8 +256,8 @@ def test_a_class_that_cannot_be_found_again_is_not_saved(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pathlib:Path", "'pathlib:Path' is no subclass of agents"),
-        ("os:getcwd", "'os:getcwd' is no subclass of agents"),
+        ("pathlib:Path", "'pathlib:Path' is no subclass of"),
+        ("os:getcwd", "'os:getcwd' is no subclass of"),
         ("no_such_module:PPO", "unknown 'no_such_module:PPO'"),
         ("agents:DQN", "unknown 'agents:DQN'"),
         (3, "unknown 3"),
