@@ -23,11 +23,11 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from agents.arguments import arguments, check_arguments
 from agents.buffers import ModulatingDictRolloutBuffer, ModulatingRolloutBuffer
-from agents.policy import RulePolicy, Widths, is_sb3s, own_names
+from agents.policy import RulePolicy, Widths, check_arguments, is_sb3s, own_names
 from agents.spaces import check_spaces, flatten_observation
 from bio_rl import Rule
+from bio_rl.names import argument_names
 from bio_rl.rules import rule_class
 
 # Each with the settings that SB3's agents give it.
@@ -351,14 +351,14 @@ def _check_settings(kind: type[RuleAgent], settings: Mapping[str, Any], rules: M
         ValueError: there is no such rule.
     """
     classes = {argument: type(rule) if isinstance(rule, Rule) else rule_class(rule) for argument, rule in rules.items()}
-    for name in settings.keys() - set(arguments(kind)):
+    for name in settings.keys() - set(argument_names(kind) or ()):
         start, written = f"{kind.__name__} has no argument {name!r}", f"{name}={settings[name]!r}"
         for argument, rule in classes.items():
-            if name in arguments(rule):
+            if name in (argument_names(rule) or ()):
                 given = rules[argument]
                 made = f"make_rule({given!r}, {written})" if isinstance(given, str) else f"{rule.__name__}({written})"
                 raise TypeError(f"{start}; it is the rule's: {argument}={made}")
-        if name in arguments(RulePolicy):
+        if name in (argument_names(RulePolicy) or ()):
             raise TypeError(f"{start}; it is the policy's: policy_kwargs=dict({written})")
     check_arguments(kind, settings)
 

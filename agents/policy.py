@@ -8,7 +8,7 @@ actions to ``predict``, stays SB3's.
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +21,10 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from agents.arguments import check_arguments
 from agents.spaces import FlattenDictExtractor, check_spaces
 from bio_rl import Network, Rule, make_rule
 from bio_rl.activations import ACTIVATIONS, find_activation
+from bio_rl.names import argument_names, nearest
 from bio_rl.rule import rule_settings
 
 EXTRACTOR_SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -241,6 +241,18 @@ class RulePolicy(ActorCriticPolicy):
         for name in ("net_arch", "activation_fn", "features_extractor_class", "features_extractor_kwargs"):
             del sb3s[name]
         return {**sb3s, **self.own_settings}
+
+
+def check_arguments(kind: type, given: Iterable[str]) -> None:
+    """Refuse a keyword that neither a class's constructor takes nor those that it hands it on to.
+
+    Raises:
+        TypeError: as Python's, with the nearest name that there is.
+    """
+    known = [name for name in argument_names(kind) or () if not name.startswith("_")]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{kind.__name__} has no argument {name!r}{nearest(name, known)}")
 
 
 def own_names(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from bio_rl.nearest import nearest as nearest
+from bio_rl.names import nearest as nearest
 
 
 class UserError(Exception):

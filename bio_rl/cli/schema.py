@@ -1,11 +1,11 @@
 """What a config may hold: our own keys with their types, and for every object what its constructor takes."""
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bio_rl.cli.errors import UserError, nearest_of
+from bio_rl.names import argument_names
 
 Settings = Mapping[str, Any]
 
@@ -89,23 +89,6 @@ def check_arguments(config: Settings, choices: Settings) -> None:
                 raise UserError(f"{key}.{name}: {where(key, choices)} has no key {name!r}{nearest_of(name, others)}")
 
 
-def argument_names(target: Callable[..., Any]) -> list[str] | None:
-    """The names of a callable's arguments, a class's with those that it hands to its bases; ``None``: it takes any."""
-    is_class = isinstance(target, type)
-    bases: tuple[Any, ...] = inspect.getmro(target) if isinstance(target, type) else ()
-    names: list[str] = []
-    for maker in [base.__init__ for base in bases if "__init__" in vars(base)] or [target]:
-        try:
-            parameters = list(inspect.signature(maker).parameters.values())
-        except (TypeError, ValueError):
-            return None
-        named = parameters[1:] if is_class else parameters
-        names += [each.name for each in named if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-        if all(each.kind is not each.VAR_KEYWORD for each in parameters):
-            return names
-    return None
-
-
 def where(key: str, choices: Settings, primary: str = "train") -> str:
     """A setting with the file that has it, as ``agent (agent/ppo.yaml)``."""
     if key.startswith("hydra"):
@@ -173,7 +156,10 @@ def _check_type(key: str, default: Any, value: Any) -> None:
     if default is None or (isinstance(default, str) and default.startswith(("$", "???"))):
         return
     schedule = key.endswith(("learning_rate", "clip_range")) and isinstance(value, str) and value.startswith("lin_")
-    if not (schedule or _same_type(default, value)):
+    apart = (
+        key == "network.hidden" and isinstance(value, Mapping) and all(_same_type(default, v) for v in value.values())
+    )
+    if not (schedule or apart or _same_type(default, value)):
         example = "" if isinstance(default, Mapping) else f", as in {key}={as_text(default)}"
         raise UserError(f"{key}={as_text(value)}: {key} must be {_type_name(default)}{example}")
 

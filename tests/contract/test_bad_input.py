@@ -61,7 +61,7 @@ from bio_rl.cli import main
         ("train network.hidden=64", "a list of whole numbers"),
         ("train network.hidden=[0]", "hidden must hold"),
         ("train network=separate network.hidden.critic=[0]", "hidden must hold"),
-        ("train network=separate network.hidden.critic=8", "a list of whole numbers"),
+        ("train network=separate network.hidden.critic=8", "hidden must be a list of whole numbers"),
         ("train network.activation=tahn", "unknown activation 'tahn'"),
         ("train rule=sign_symmetry rule.magnitudes=all", "magnitudes must be one of"),
         ("train rule=readout rule.hidden_bias=-1", "hidden_bias must be 0 or more"),

@@ -1,0 +1,29 @@
+"""Names that a user may give: those that there are, and the one that a misspelt one was meant to be."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known name most like this one, or nothing."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def argument_names(target: Callable[..., Any]) -> list[str] | None:
+    """The names of a callable's arguments, a class's with those that it hands to its bases; ``None``: it takes any."""
+    is_class = isinstance(target, type)
+    bases: tuple[Any, ...] = inspect.getmro(target) if isinstance(target, type) else ()
+    names: list[str] = []
+    for maker in [base.__init__ for base in bases if "__init__" in vars(base)] or [target]:
+        try:
+            parameters = list(inspect.signature(maker).parameters.values())
+        except (TypeError, ValueError):
+            return None
+        named = parameters[1:] if is_class else parameters
+        names += [each.name for each in named if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+        if all(each.kind is not each.VAR_KEYWORD for each in parameters):
+            return names
+    return None
