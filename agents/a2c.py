@@ -3,6 +3,8 @@
 import stable_baselines3 as sb3
 
 from agents.base import RuleAgent
+from agents.learning import log_update, rollout_of
+from agents.members import Members, normalized
 
 
 class A2C(RuleAgent, sb3.A2C):
@@ -10,3 +12,27 @@ class A2C(RuleAgent, sb3.A2C):
 
     For the arguments see ``RuleAgent``, and ``stable_baselines3.A2C`` for all that is not named there.
     """
+
+    default_log_interval = 100
+
+    def _update(self, members: Members) -> None:
+        """One gradient step on the whole rollout, as SB3's ``A2C.train``."""
+        members.update_learning_rate()
+        orders = [agent.minibatch_order for agent in members.agents]
+        (rollout,) = rollout_of(members).minibatches(None, orders)
+        distribution, values = members.outputs(rollout.features)
+        log_prob, entropy = distribution.log_prob(rollout.actions), distribution.entropy()
+        members.modulate(rollout.advantages)
+        advantages = normalized(rollout.advantages) if self.normalize_advantage else rollout.advantages
+
+        policy_loss = -(advantages * log_prob).mean(-1)
+        value_loss = (rollout.returns - values).square().mean(-1)
+        # Without an analytical form the entropy is estimated from the samples.
+        entropy_loss = (log_prob if entropy is None else -entropy).mean(-1)
+        members.update(policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss)
+
+        for _, agent in members.still_learning():
+            agent._n_updates += 1
+        if members.logs:
+            losses = {"entropy_loss": entropy_loss, "policy_loss": policy_loss, "value_loss": value_loss}
+            log_update(members, {name: [loss.detach()] for name, loss in losses.items()})

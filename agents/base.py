@@ -1,16 +1,19 @@
 """What our agents add to Stable-Baselines3's: a constructor that names rules, and little else."""
 
+import copy
 import warnings
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
-from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -18,17 +21,19 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from agents.buffers import ModulatingDictRolloutBuffer, ModulatingRolloutBuffer
+from agents.learning import collect_rollout, learn_together
+from agents.members import Members
 from agents.policy import RulePolicy, Widths, check_arguments, is_sb3s, own_names
 from agents.spaces import check_spaces, flatten_observation
 from bio_rl import Rule
 from bio_rl.names import argument_names
 from bio_rl.rules import rule_class
+from bio_rl.seeding import Stream, derive_seeds
 
 # Each with the settings that SB3's agents give it.
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
@@ -87,6 +92,10 @@ class RuleAgent(OnPolicyAlgorithm):
 
     policy: RulePolicy
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": RulePolicy, "MultiInputPolicy": RulePolicy}
+    default_log_interval: ClassVar[int] = 1
+    in_step: ClassVar[bool] = True
+    """Whether members take their environments' steps at the same time, and none waits for another."""
+    _others: Sequence["RuleAgent"] = ()
 
     def __init__(
         self,
@@ -146,15 +155,110 @@ class RuleAgent(OnPolicyAlgorithm):
         # Here rather than in the constructor, so that they may also be those of a zip that SB3's own agent saved.
         self.policy_class = rule_policy(self.policy_class)
         self.policy_kwargs = own_names(self.policy_kwargs)
-        is_dict = isinstance(self.observation_space, spaces.Dict)
-        if self.rollout_buffer_class in (None, DictRolloutBuffer if is_dict else RolloutBuffer):
-            self.rollout_buffer_class = ModulatingDictRolloutBuffer if is_dict else ModulatingRolloutBuffer
         super()._setup_model()
-        self._introduce_networks()
+        # Random numbers of its own, which go on where the initial weights' end: as in SB3, but for no one else's.
+        self.generator = torch.Generator(self.device)
+        if self.device.type == "cpu":
+            self.generator.set_state(torch.get_rng_state())
+        else:
+            self.generator.manual_seed(torch.initial_seed())
+        self.minibatch_order = np.random.RandomState()
+        self.minibatch_order.set_state(np.random.get_state(legacy=True))  # noqa: NPY002 (SB3 draws from the global one)
 
-    def _introduce_networks(self) -> None:
-        if isinstance(self.rollout_buffer, ModulatingRolloutBuffer):
-            self.rollout_buffer.networks = list(self.policy.networks.values())
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed everything that is random: see ``bio_rl.seeding``.
+
+        Unlike in SB3, no two seeds share a random number, nor do two copies of the environment.
+        """
+        if seed is None:
+            return
+        (own,) = derive_seeds(seed, Stream.AGENT, 1)
+        set_random_seed(own, using_cuda=self.device.type == "cuda")
+        self.action_space.seed(own)
+        if self.env is not None:
+            self.env.seed(own)  # a VecEnv of somebody's own has its way of seeding
+            self.env.unwrapped._seeds = list(derive_seeds(seed, Stream.ENVIRONMENTS, self.env.num_envs))
+
+    def _make_rollout_buffer(self, n_envs: int) -> RolloutBuffer:
+        assert self.rollout_buffer_class is not None
+        return self.rollout_buffer_class(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            n_envs=n_envs,
+            **self.rollout_buffer_kwargs,
+        )
+
+    @property
+    def members(self) -> list["RuleAgent"]:
+        """The agents that learn together: this one first, whose seed is ``seed``, then ``seed + 1`` and so on."""
+        return [self, *self._others]
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = -1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """As SB3's; an agent with members trains them all.
+
+        Args:
+            total_timesteps: of each member.
+            callback: each member gets a copy of its own.
+            log_interval: -1 for SB3's default.
+            tb_log_name: the agent's name by default.
+            reset_num_timesteps, progress_bar: as in SB3.
+
+        Raises:
+            ExceptionGroup: what ended members before their time, after the others have learnt all.
+        """
+        failures = learn_together(
+            self.members,
+            total_timesteps,
+            [callback, *(copy.deepcopy(callback) for _ in self._others)],
+            self.default_log_interval if log_interval == -1 else log_interval,
+            type(self).__name__ if tb_log_name is None else tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+        )
+        if failures:
+            which = ", ".join(map(str, failures))
+            raise ExceptionGroup(f"of {len(self.members)} members, {which} did not finish", list(failures.values()))
+        return self
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Collect experiences with this agent alone, as SB3's method of the name.
+
+        Args:
+            env, rollout_buffer, n_rollout_steps: the agent's own; they are here for SB3's sake.
+            callback: sees every step.
+
+        Returns:
+            Whether training goes on: ``False`` if the callback ended it.
+        """
+        members = Members([self])
+        self._collect(members, {0: callback})
+        return members.learning[0]
+
+    def train(self) -> None:
+        """Learn from the rollout buffer with this agent alone, as SB3's method of the name."""
+        self._update(Members([self]))
+
+    def _collect(self, members: Members, callbacks: dict[int, BaseCallback]) -> None:
+        """Fill the members' rollout buffer."""
+        collect_rollout(members, callbacks, members.rollout_buffer, self.n_steps)
+
+    @abstractmethod
+    def _update(self, members: Members) -> None:
+        """Learn from the members' rollout buffer, and log."""
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = RulePolicy.__name__) -> None:
         super()._maybe_recommend_cpu(mlp_class_name)
@@ -246,11 +350,12 @@ class RuleAgent(OnPolicyAlgorithm):
                 stacklevel=2,
             )
         super()._update_learning_rate(optimizers)
-        for group in self.policy.optimizer.param_groups:
-            group["lr"] = max(0.0, group["lr"])
-            if "lr_ratio" in group:
-                group["lr"] *= group["lr_ratio"]
-                self.logger.record("train/critic_learning_rate", group["lr"])
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            for group in optimizer.param_groups:
+                group["lr"] = max(0.0, group["lr"])
+                if "lr_ratio" in group:
+                    group["lr"] *= group["lr_ratio"]
+                    self.logger.record("train/critic_learning_rate", group["lr"])
 
     def _policy_changes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What those settings, of all that this agent was given, say of its policy, under the policy's names."""
@@ -282,7 +387,6 @@ class RuleAgent(OnPolicyAlgorithm):
         if learning:
             self.policy.change_learning(self.lr_schedule(1.0), **learning)
             self.policy_kwargs.update(learning)
-            self._introduce_networks()
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:

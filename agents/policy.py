@@ -115,7 +115,7 @@ class RulePolicy(ActorCriticPolicy):
         with torch.random.fork_rng(devices=[]):
             self.mlp_extractor = self._networks()  # type: ignore[assignment]
         self.action_net = self.value_net = nn.Identity()  # type: ignore[assignment]
-        self.optimizer = self._optimizer(lr_schedule(1))
+        self.optimizer = self.make_optimizer(self._parameter_groups(lr_schedule(1)))
 
     own_settings: dict[str, Any]
     """What the constructor was given, beyond SB3's settings, in the form that it is used in."""
@@ -173,7 +173,7 @@ class RulePolicy(ActorCriticPolicy):
         before = self.optimizer_class, self.optimizer_kwargs
         self.optimizer_class = changes.get("optimizer_class", self.optimizer_class)
         self.optimizer_kwargs = changes.get("optimizer_kwargs", self.optimizer_kwargs)
-        self.optimizer = self._optimizer(learning_rate)
+        self.optimizer = self.make_optimizer(self._parameter_groups(learning_rate))
         if (self.optimizer_class, self.optimizer_kwargs) == before:
             self.optimizer.state.update(states)
 
@@ -186,6 +186,11 @@ class RulePolicy(ActorCriticPolicy):
     def _rule_of(self, network: str) -> str | Rule:
         own = self.own_settings
         return own["critic_rule"] if network == "critic" and own["critic_rule"] is not None else own["rule"]
+
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The policy's kind of optimizer, with its settings, for any parameters."""
+        settings = {**_fastest(self.optimizer_class), **self.optimizer_kwargs}
+        return self.optimizer_class(groups, lr=groups[0]["lr"], **settings)  # type: ignore[call-arg]
 
     def _networks(self) -> nn.Module:
         """SB3's modules as networks with the same weights."""
@@ -202,21 +207,14 @@ class RulePolicy(ActorCriticPolicy):
         critic = Network.from_sequential(nn.Sequential(*extractor.value_net, value_net), _copy(self._rule_of("critic")))
         return _SeparateNetworks(actor, critic, sde)
 
-    def _optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
-        return self.optimizer_class(
-            self._parameter_groups(learning_rate),
-            lr=learning_rate,
-            **{**_fastest(self.optimizer_class), **self.optimizer_kwargs},  # type: ignore[call-arg]
-        )
-
     def _parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         learning = {name: p for name, p in self.named_parameters() if p.requires_grad}
         ratio = self.own_settings["critic_lr_ratio"]
         if ratio == 1:
-            return [{"params": list(learning.values())}]
+            return [{"params": list(learning.values()), "lr": learning_rate}]
         critic = [learning.pop(name) for name in list(learning) if name.startswith("mlp_extractor.critic.")]
         return [
-            {"params": list(learning.values())},
+            {"params": list(learning.values()), "lr": learning_rate},
             {"params": critic, "lr": learning_rate * ratio, "lr_ratio": ratio},
         ]
 

@@ -1,8 +1,15 @@
 """Proximal policy optimisation."""
 
+from collections import defaultdict
+from typing import Any
+
 import stable_baselines3 as sb3
+import torch
+from torch import Tensor
 
 from agents.base import RuleAgent
+from agents.learning import log_update, rollout_of
+from agents.members import Members, Rollout, normalized
 
 
 class PPO(RuleAgent, sb3.PPO):
@@ -11,3 +18,73 @@ class PPO(RuleAgent, sb3.PPO):
     ``PPO("CartPole-v1", rule="feedback_alignment", seed=0).learn(100_000)``. For the arguments
     see ``RuleAgent``, and ``stable_baselines3.PPO`` for all that is not named there.
     """
+
+    default_log_interval = 1
+
+    def _update(self, members: Members) -> None:
+        """Several passes over the rollout in minibatches, as SB3's ``PPO.train``."""
+        if self.target_kl is not None and members.lead:
+            # Each member stops its passes when it has moved far enough, so they learn one by one.
+            members.apart()
+            return
+        members.update_learning_rate()
+        rollout = rollout_of(members)
+        orders = [agent.minibatch_order for agent in members.agents]
+        scalars: dict[str, list[Tensor]] = defaultdict(list)
+        go_on = True
+        for epoch in range(self.n_epochs):
+            scalars["approx_kl"] = []  # of the last pass, as in SB3
+            for batch in rollout.minibatches(self.batch_size, orders):
+                loss, divergence = self._loss(members, batch, scalars)
+                if self.target_kl is not None and divergence.item() > 1.5 * self.target_kl:
+                    go_on = False
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {divergence.item():.2f}")
+                    break
+                members.update(loss)
+            for _, agent in members.still_learning():
+                agent._n_updates += 1
+            if not go_on:
+                break
+
+        if members.logs:
+            scalars["loss"] = [loss.detach()]
+            clip_ranges = {"clip_range": self.clip_range, "clip_range_vf": self.clip_range_vf}
+            for _, agent in members.still_learning():
+                for name, schedule in clip_ranges.items():
+                    if schedule is not None:
+                        agent.logger.record(f"train/{name}", self._clip_range(schedule))
+            log_update(members, scalars)
+
+    def _loss(self, members: Members, batch: Rollout, scalars: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Each member's loss, and how far its policy has moved from the one that acted, ``(m,)`` each."""
+        distribution, values = members.outputs(batch.features)
+        log_prob, entropy = distribution.log_prob(batch.actions), distribution.entropy()
+        members.modulate(batch.advantages)
+        advantages = batch.advantages
+        if self.normalize_advantage and advantages.shape[-1] > 1:
+            advantages = normalized(advantages)
+
+        log_ratio = log_prob - batch.old_log_prob
+        ratio = log_ratio.exp()
+        clip_range = self._clip_range(self.clip_range)
+        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean(-1)
+        if self.clip_range_vf is not None:
+            limit = self._clip_range(self.clip_range_vf)
+            values = batch.old_values + (values - batch.old_values).clamp(-limit, limit)
+        value_loss = (batch.returns - values).square().mean(-1)
+        # Without an analytical form the entropy is estimated from the samples.
+        entropy_loss = (log_prob if entropy is None else -entropy).mean(-1)
+
+        with torch.no_grad():
+            # http://joschu.net/blog/kl-approx.html
+            divergence = (ratio - 1 - log_ratio).mean(-1)
+            beyond = ((ratio - 1).abs() > clip_range).to(ratio.dtype).mean(-1)
+        names = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
+        for name, value in zip(names, (policy_loss, value_loss, entropy_loss, divergence, beyond), strict=True):
+            scalars[name].append(value.detach())
+        return policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss, divergence
+
+    def _clip_range(self, schedule: Any) -> float:
+        return schedule(self._current_progress_remaining)

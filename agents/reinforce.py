@@ -1,23 +1,22 @@
 """REINFORCE: the policy gradient from whole episodes, without bootstrapping."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import explained_variance
 from torch.nn import functional as F
 
 from agents.base import RuleAgent
-from agents.buffers import modulate
+from agents.learning import act, log_state, start_rollout, step_environments
+from agents.members import Members, Observations, normalized
 from agents.policy import RulePolicy
-
-Observations = np.ndarray | dict[str, np.ndarray]
 
 
 class REINFORCE(RuleAgent):
@@ -43,6 +42,9 @@ class REINFORCE(RuleAgent):
 
     rollout_buffer: "EpisodeBuffer"  # type: ignore[assignment]
     _last_obs: Any
+
+    default_log_interval = 10
+    in_step = False
 
     def __init__(
         self,
@@ -90,69 +92,64 @@ class REINFORCE(RuleAgent):
         """Whether a critic learns the value."""
         return self.policy_kwargs["critic"]
 
-    def collect_rollouts(  # type: ignore[override]
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: "EpisodeBuffer", n_rollout_steps: int
-    ) -> bool:
+    def _collect(self, members: Members, callbacks: dict[int, BaseCallback]) -> None:
         """Play until every environment has its share of episodes, or the time steps are used up.
 
-        Args:
-            n_rollout_steps: here the number of episodes.
-
-        Returns:
-            Whether training goes on: ``False`` if the callback ended it.
+        Members need different numbers of steps: who has its episodes waits for the others.
         """
-        self.policy.set_training_mode(False)
-        rollout_buffer.reset()
-        if not np.all(self._last_episode_starts):
-            self._last_obs = env.reset()
-        if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
-        callback.on_rollout_start()
-        while not rollout_buffer.full and self.num_timesteps < self._total_timesteps:
-            if self.use_sde and self.sde_sample_freq > 0 and len(rollout_buffer) % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
-            actions = self._sample_actions()
-            new_obs, rewards, dones, infos = env.step(self._within_bounds(actions))
-            self.num_timesteps += env.num_envs
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-            self._update_info_buffer(infos, dones)
-            rollout_buffer.add(self._last_obs, actions, rewards, dones)
-            self._last_obs, self._last_episode_starts = new_obs, dones
-        callback.on_rollout_end()
-        return True
+        for _, agent in members.still_learning():
+            agent.rollout_buffer.reset()
+            if not np.all(agent._last_episode_starts):
+                assert agent.env is not None
+                agent._last_obs = agent.env.reset()  # type: ignore[assignment]
+        start_rollout(members, callbacks)
+        steps = 0
+        while playing := _playing(members):
+            draws = members.draws(playing)
+            if self.use_sde and self.sde_sample_freq > 0 and steps % self.sde_sample_freq == 0:
+                members.reset_noise(draws)
+            actions, _ = act(members, members.last_observations(), draws)
+            before = {index: agent._last_obs for index, agent in playing.items()}
+            for index, step in step_environments(members, playing, actions, callbacks):
+                playing[index]._keep(before[index], actions[members.columns(index)], *step)
+            steps += 1
+        for index, _ in members.still_learning():
+            with members.alone(index):
+                callbacks[index].on_rollout_end()
 
-    @torch.no_grad()
-    def _sample_actions(self) -> np.ndarray:
-        return self.policy._predict(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
+    def _keep(
+        self,
+        observations: Observations,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        # Episodes beyond an environment's share are mostly short ones: to log them would bias the mean return.
+        shared = self.rollout_buffer.in_share
+        self._update_info_buffer([info for info, counts in zip(infos, shared, strict=True) if counts], dones[shared])
+        self.rollout_buffer.add(observations, actions, rewards, dones)
 
-    def _within_bounds(self, actions: np.ndarray) -> np.ndarray:
-        """What the environment gets: a Gaussian knows no bounds, and a squashed action is scaled to [-1, 1]."""
-        if not isinstance(self.action_space, spaces.Box):
-            return actions
-        actions = actions.reshape(-1, *self.action_space.shape)
-        if self.policy.squash_output:
-            return self.policy.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
-
-    def train(self) -> None:
+    def _update(self, members: Members) -> None:
         """One gradient step over all whole episodes; none if there are none."""
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
+        if members.lead:
+            # Episodes differ in length, so that members learn one by one.
+            members.apart()
+            return
+        members.update_learning_rate()
         observations, actions, returns = self.rollout_buffer.samples()
         if len(returns) == 0:
             return
-        values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
-        values = values.flatten()
+        distribution, values = members.outputs(members.features(observations))
+        log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
         advantages = returns - values.detach()
-        modulate(self.policy.networks.values(), advantages)
+        members.modulate(advantages)
         if self.normalize_advantage and len(advantages) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+            advantages = normalized(advantages)
 
         policy_loss = -(advantages * log_prob).mean()
         # Without an analytical form the entropy is estimated from the samples.
-        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
+        entropy_loss = (log_prob if entropy is None else -entropy).mean()
         loss = policy_loss + self.ent_coef * entropy_loss
         if self.baseline:
             value_loss = F.mse_loss(values, returns)
@@ -160,30 +157,23 @@ class REINFORCE(RuleAgent):
             self.logger.record("train/value_loss", value_loss.item())
             explained = explained_variance(values.detach().cpu().numpy(), returns.cpu().numpy())
             self.logger.record("train/explained_variance", explained)
-
-        self.policy.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        self.policy.optimizer.step()
+        members.update(loss)
 
         self._n_updates += 1
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        log_state(members)
         self.logger.record("train/policy_loss", policy_loss.item())
         self.logger.record("train/entropy_loss", entropy_loss.item())
         self.logger.record("train/loss", loss.item())
-        if hasattr(self.policy, "log_std"):
-            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 10,
-        tb_log_name: str = "REINFORCE",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+def _playing(members: Members) -> dict[int, REINFORCE]:
+    """Who lacks episodes, and has time steps left."""
+    agents: Any = members.still_learning()
+    return {
+        index: agent
+        for index, agent in agents
+        if not agent.rollout_buffer.full and agent.num_timesteps < agent._total_timesteps
+    }
 
 
 class EpisodeBuffer:
@@ -208,9 +198,14 @@ class EpisodeBuffer:
         return len(self._steps)
 
     @property
+    def in_share(self) -> np.ndarray:
+        """Whose episode counts: the environments that have not finished their share yet."""
+        return self._finished < self.quota
+
+    @property
     def full(self) -> bool:
         """Whether every environment has its share of episodes."""
-        return bool((self._finished >= self.quota).all())
+        return not self.in_share.any()
 
     def reset(self) -> None:
         self._finished[:] = 0
@@ -221,7 +216,7 @@ class EpisodeBuffer:
         self._steps.append((obs, actions, rewards, dones))
         self._finished += dones
 
-    def samples(self) -> tuple[torch.Tensor | dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    def samples(self) -> tuple[Observations, torch.Tensor, torch.Tensor]:
         """Observations, actions and returns to go of every environment's first whole episodes, steps first.
 
         There may be none; a buffer without a step has no samples to ask for.
@@ -231,10 +226,15 @@ class EpisodeBuffer:
         chosen = whole_episodes(ended, self.quota)
         returns = returns_to_go(np.stack(rewards), ended, self.gamma)[chosen]
         return (
-            obs_as_tensor(_chosen(observations, chosen), self.device),
-            torch.as_tensor(np.stack(actions)[chosen], device=self.device),
+            _chosen(observations, chosen),
+            torch.as_tensor(_rows(np.stack(actions)[chosen]), device=self.device),
             torch.as_tensor(returns, device=self.device),
         )
+
+
+def _rows(actions: np.ndarray) -> np.ndarray:
+    """Each action as a row of numbers; a single number stays one."""
+    return actions.reshape(len(actions), *([math.prod(actions.shape[1:])] if actions.ndim > 1 else []))
 
 
 def _chosen(observations: Sequence[Observations], chosen: np.ndarray) -> Observations:

