@@ -428,8 +428,16 @@ def rule_policy(policy: type[BasePolicy]) -> type[RulePolicy]:
     A subclass of SB3's ``ActorCriticPolicy`` keeps what it overrides, above ``RulePolicy``.
 
     Raises:
-        ValueError: a policy that builds networks of its own, or that is no actor-critic.
+        ValueError: a policy that builds networks of its own, that changes what only SB3's training
+            would call, or that is no actor-critic.
     """
+    if issubclass(policy, ActorCriticPolicy):
+        base = RulePolicy if issubclass(policy, RulePolicy) else ActorCriticPolicy
+        for method in ("forward", "evaluate_actions", "predict_values", "get_distribution", "reset_noise"):
+            if getattr(policy, method) is not getattr(base, method):
+                raise ValueError(
+                    f"{policy.__name__} cannot be used: training goes by the networks, and would not call its {method}"
+                )
     if issubclass(policy, RulePolicy):
         return policy
     if policy in (ActorCriticPolicy, MultiInputActorCriticPolicy):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch
+from alike import seeded_alike
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -14,7 +15,6 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import A2C, PPO, REINFORCE, RulePolicy
-from agents.base import RuleAgent
 from bio_rl.rules.gated import Surprise
 
 AGENTS = {
@@ -197,8 +197,7 @@ def test_the_choice_of_a_rule_changes_no_other_random_number():
     for rule in ("backprop", "feedback_alignment", "readout"):
         make("ppo", rule=rule, seed=2)
         draws.add(torch.rand(()).item())
-    seeded_alike = type("Alike", (sb3.PPO,), {"set_random_seed": RuleAgent.set_random_seed})
-    seeded_alike("MlpPolicy", "CartPole-v1", n_steps=64, seed=2, device="cpu")
+    seeded_alike(sb3.PPO)("MlpPolicy", "CartPole-v1", n_steps=64, seed=2, device="cpu")
     assert draws == {torch.rand(()).item()}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch
+from alike import seeded_alike
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
@@ -66,21 +67,29 @@ def test_an_own_policy_is_used():
 
 
 class Constant(ActorCriticPolicy):
-    def forward(self, obs, deterministic=False):
-        actions, values, log_prob = super().forward(obs, deterministic)
-        return actions, torch.full_like(values, 7.0), log_prob
+    def _predict(self, observation, deterministic=False):
+        return torch.ones_like(super()._predict(observation, deterministic))
 
 
 def test_a_policy_of_sb3s_keeps_what_it_overrides(tmp_path):
     agent = A2C(Constant, "CartPole-v1", rule="feedback_alignment", seed=0).learn(5)
     assert isinstance(agent.policy, Constant)
     assert isinstance(agent.policy, RulePolicy)
-    np.testing.assert_array_equal(agent.rollout_buffer.values, 7)
     agent.save(tmp_path / "agent")
     save_model(agent, tmp_path / "model")
     for loaded in (A2C.load(tmp_path / "agent"), load_model(tmp_path / "model")):
-        assert loaded.policy(torch.zeros(1, 4))[1].item() == 7
+        assert loaded.predict(np.zeros((9, 4)))[0].all()
         assert type(loaded.policy.networks["actor"].rule).__name__ == "FeedbackAlignment"
+
+
+@pytest.mark.parametrize("base", [ActorCriticPolicy, RulePolicy])
+def test_a_policy_whose_change_training_would_not_notice_is_refused(base):
+    class Changed(base):
+        def evaluate_actions(self, obs, actions):
+            return super().evaluate_actions(obs, actions)
+
+    with pytest.raises(ValueError, match=r"Changed cannot be used: .* would not call its evaluate_actions"):
+        A2C(Changed, "CartPole-v1")
 
 
 def test_a_policy_that_builds_its_own_networks_is_refused():
@@ -151,7 +160,7 @@ def test_widths_apart_are_sb3s():
     """The same weights, drawn in the same order."""
     ours = PPO("CartPole-v1", hidden={"actor": [8], "critic": [16, 4]}, seed=1, **SMALL[PPO])
     kwargs = {"net_arch": {"pi": [8], "vf": [16, 4]}}
-    theirs = sb3.PPO("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, seed=1, device="cpu", **SMALL[PPO])
+    theirs = seeded_alike(sb3.PPO)("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs, seed=1, device="cpu", **SMALL[PPO])
     extractor = theirs.policy.mlp_extractor
     assert torch.equal(ours.policy.networks["actor"].layers[0].weight, extractor.policy_net[0].weight)
     assert torch.equal(ours.policy.networks["critic"].layers[1].weight, extractor.value_net[2].weight)

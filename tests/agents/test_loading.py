@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch
+from alike import seeded_alike
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
@@ -348,8 +349,9 @@ def test_a_zip_of_sb3s_own(kind, rule, tmp_path):
 def test_a_zip_of_sb3s_goes_on_as_sb3_would(tmp_path):
     """By backprop, from a fresh optimizer, the next update is that of SB3."""
     settings = {"seed": 0, "device": "cpu", "policy_kwargs": {"optimizer_class": torch.optim.SGD}}
-    sb3.A2C("MlpPolicy", "CartPole-v1", **settings).learn(50).save(tmp_path / "theirs")
-    theirs = sb3.A2C.load(tmp_path / "theirs", make_vec_env("CartPole-v1"), device="cpu").learn(25)
+    alike = seeded_alike(sb3.A2C)
+    alike("MlpPolicy", "CartPole-v1", **settings).learn(50).save(tmp_path / "theirs")
+    theirs = alike.load(tmp_path / "theirs", make_vec_env("CartPole-v1"), device="cpu").learn(25)
     ours = A2C.load(tmp_path / "theirs", "CartPole-v1").learn(25)
     extractor = theirs.policy.mlp_extractor
     expected = [extractor.policy_net[0], extractor.policy_net[2], theirs.policy.action_net]

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import stable_baselines3 as sb3
 import torch
+from alike import seeded_alike
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents import A2C, PPO
-from agents.base import RuleAgent
 
 SMALL_PPO = {"n_steps": 64, "batch_size": 32, "n_epochs": 2}
 CASES = {
@@ -29,9 +29,7 @@ def ours(case: str) -> OnPolicyAlgorithm:
 
 def theirs(case: str) -> OnPolicyAlgorithm:
     _, kind, env, settings = CASES[case]
-    # Seeds spring from the run's by another way than SB3's; seeded alike, both draw the same numbers.
-    seeded_alike = type(kind.__name__, (kind,), {"set_random_seed": RuleAgent.set_random_seed})
-    return seeded_alike("MlpPolicy", env, seed=3, device="cpu", **settings)
+    return seeded_alike(kind)("MlpPolicy", env, seed=3, device="cpu", **settings)
 
 
 def networks_of(policy: Any) -> dict[str, list[torch.Tensor]]:
