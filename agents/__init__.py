@@ -5,6 +5,16 @@ from agents.policy import RulePolicy
 from agents.ppo import PPO
 from agents.reinforce import REINFORCE
 from agents.saving import load_model, save_model
-from agents.spaces import flatten_observation
+from agents.spaces import adapt_spaces, flatten_observation, round_actions
 
-__all__ = ["A2C", "PPO", "REINFORCE", "RulePolicy", "flatten_observation", "load_model", "save_model"]
+__all__ = [
+    "A2C",
+    "PPO",
+    "REINFORCE",
+    "RulePolicy",
+    "adapt_spaces",
+    "flatten_observation",
+    "load_model",
+    "round_actions",
+    "save_model",
+]

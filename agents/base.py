@@ -29,7 +29,7 @@ from torch import nn
 from agents.learning import collect_rollout, learn_together
 from agents.members import Members
 from agents.policy import RulePolicy, Widths, check_arguments, is_sb3s, own_names
-from agents.spaces import check_spaces, flatten_observation
+from agents.spaces import adapt_spaces, check_spaces
 from bio_rl import Rule
 from bio_rl.names import argument_names
 from bio_rl.rules import rule_class
@@ -391,7 +391,7 @@ class RuleAgent(OnPolicyAlgorithm):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         if not isinstance(env, VecEnv):
-            env = flatten_observation(env)
+            env = adapt_spaces(env)
         check_spaces(env.observation_space, env.action_space)
         return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
