@@ -1,15 +1,17 @@
-"""``bio-rl play``: a trained agent acts, in a window or into a video file."""
+"""``bio-rl play``: a trained agent acts, in a window, into a video file, or unseen where its task draws nothing."""
 
 import os
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import yaml
 from gymnasium.error import DependencyNotInstalled
 from omegaconf import DictConfig, OmegaConf
+from stable_baselines3.common.monitor import Monitor
 
 from agents import load_model
 from agents.base import RuleAgent
@@ -19,6 +21,8 @@ from bio_rl.experiment.result import read_result
 
 FRAMES_A_SECOND = 30
 """Where the environment itself names none."""
+LEAST_PIXELS = 320
+"""Width or height that a video has at least: smaller frames are scaled up by a whole number."""
 
 
 def play(folder: Path, video: Path | None, episodes: int, seed: int) -> int:
@@ -31,23 +35,26 @@ def play(folder: Path, video: Path | None, episodes: int, seed: int) -> int:
         seed: of the first episode; the others count on from it.
 
     Raises:
-        UserError: a folder without a model, no window, or no video writer.
+        UserError: a folder without a model, an environment that fails, no window, or no video writer.
     """
     run_folder, model = _run_and_model(folder)
     config = _config(run_folder, model)
     if video is not None:
         _check_video(video)
-    env = _make(config, "human" if video is None else "rgb_array")
+    env = _open(config, video is None)
     try:
         agent = load_model(model, env)
     except Exception as error:  # each file of the folder has its own
         raise UserError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
-    frames: list[np.ndarray] = []
+    frames: list[Any] = []
     for number in range(episodes):
-        episode_return = _episode(agent, seed + number, None if video is None else frames)
+        try:
+            episode_return = _episode(agent, seed + number, env, None if video is None else frames)
+        except RuntimeError as error:  # of the environment
+            raise UserError(first_line(error)) from error
         print(f"episode {number + 1}: return {episode_return:.1f}")
     if video is not None:
-        _write_video(video, frames, env.metadata.get("render_fps") or FRAMES_A_SECOND)
+        _write_video(video, pictures(frames), env.metadata.get("render_fps") or FRAMES_A_SECOND)
         print(f"wrote {video}")
     env.close()
     return 0
@@ -79,22 +86,53 @@ def _config(run_folder: Path, model: Path) -> DictConfig:
     return config
 
 
-def _make(config: DictConfig, render_mode: str) -> gymnasium.Env:
+def _open(config: DictConfig, window: bool) -> Monitor:
+    """The environment, drawing where it is wanted and can be."""
+    name = config.env.id
+    env = _make(config, None)
+    modes = env.metadata.get("render_modes") or []
+    if "rgb_array" not in modes and not (window and "human" in modes):
+        draws = f"draws no pictures ({', '.join(modes)})" if modes else "draws nothing"
+        if not window:
+            raise UserError(f"{name} {draws}; without --video its returns are printed")
+        print(f"{name} {draws}; here are its returns")
+        return env
+    env.close()
+    if not window:
+        return _make(config, "rgb_array")
+    if _is_mujoco() and not _has_screen():
+        # It would not raise an error, but abort.
+        raise UserError(f"no window can be opened (there is no screen); {_without_screen()}")
+    env = _make(config, "human")
     try:
-        env = make_env(config.env, render_mode)
+        env.reset()
+    except Exception as error:  # each simulator has its own
+        raise UserError(f"no window can be opened ({first_line(error)}); {_without_screen()}") from error
+    if _is_invisible():
+        raise UserError(f"no window can be opened (there is no screen); {_without_screen()}")
+    return env
+
+
+def _make(config: DictConfig, render_mode: str | None) -> Monitor:
+    try:
+        return make_env(config.env, render_mode)
     except DependencyNotInstalled as error:
         extra = config.env.extra
         raise UserError(f'pip install "bio-rl[{extra}]"' if extra else first_line(error)) from error
     except Exception as error:  # each environment has its own
-        raise UserError(f"{config.env.id} cannot be made: {first_line(error)}") from error
-    if render_mode == "human":
-        try:
-            env.reset()
-        except Exception as error:  # each simulator has its own
-            raise UserError(f"no window can be opened ({first_line(error)}); --video FILE.mp4 needs none") from error
-        if _is_invisible():
-            raise UserError("no window can be opened (there is no screen); --video FILE.mp4 needs none")
-    return env
+        raise UserError(first_line(error)) from error
+
+
+def _is_mujoco() -> bool:
+    return "mujoco" in sys.modules
+
+
+def _has_screen() -> bool:
+    return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+
+
+def _without_screen() -> str:
+    return "--video FILE.mp4 needs none" + (" with MUJOCO_GL=egl before the command" if _is_mujoco() else "")
 
 
 def _is_invisible() -> bool:
@@ -112,23 +150,83 @@ def _check_video(video: Path) -> None:
         raise UserError(f"--video {video}: give the name of an .mp4 file in a folder that can be written")
 
 
-def _episode(agent: RuleAgent, seed: int, frames: list[np.ndarray] | None) -> float:
-    """The return of one episode, whose frames are added to ``frames`` if these are wanted."""
+def _episode(agent: RuleAgent, seed: int, env: Monitor, frames: list[Any] | None) -> float:
+    """The return of one episode, whose frames are added to ``frames`` if these are wanted.
+
+    Args:
+        agent: in ``env``.
+        seed: of the episode.
+        env: which draws.
+        frames: as the environment draws them.
+    """
     envs = agent.get_env()
     assert envs is not None
     envs.seed(seed)
     observations: Any = envs.reset()
-    episode_return, done = 0.0, False
-    while not done:
+    while True:
         if frames is not None:
-            frames.append(np.asarray(envs.render()))
+            frames.append(_render(env))
         actions, _ = agent.predict(observations, deterministic=True)
-        observations, rewards, dones, _ = envs.step(actions)
-        episode_return, done = episode_return + float(rewards[0]), bool(dones[0])
-    return episode_return
+        observations, _, dones, infos = envs.step(actions)
+        if dones[0]:
+            return infos[0]["episode"]["r"]
 
 
-def _write_video(video: Path, frames: list[np.ndarray], frames_a_second: float) -> None:
-    from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+def _render(env: Monitor) -> Any:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return env.render()
+    except Exception as error:  # each simulator has its own
+        remedy = "; without a screen it needs MUJOCO_GL=egl before the command" if _is_mujoco() else ""
+        raise UserError(f"the task cannot be drawn ({first_line(error)}){remedy}") from error
 
-    ImageSequenceClip(frames, fps=frames_a_second).write_videofile(str(video), logger=None, audio=False)
+
+def pictures(frames: Sequence[Any]) -> list[np.ndarray]:
+    """Frames of any kind as a video takes them: ``(height, width, 3)``, from 0 to 255.
+
+    If the whole film has no number above 1, they are shares of the full brightness; if it has one
+    beyond 255, the greatest is full brightness.
+
+    Args:
+        frames: grey, RGB or RGBA, with channels last or first, of any type of number.
+
+    Raises:
+        UserError: text, or shapes that are no picture's.
+    """
+    colours = [_colours(frame) for frame in frames]
+    if len({frame.shape for frame in colours}) > 1:
+        raise UserError("the task's frames change their size, which a video cannot")
+    greatest = max(float(frame.max()) for frame in colours)
+    scale = 255.0 if greatest <= 1 else min(1.0, 255 / greatest)
+    return [np.clip(frame * scale, 0, 255).round().astype(np.uint8) for frame in colours]
+
+
+def _colours(frame: Any) -> np.ndarray:
+    """One frame as ``(height, width, 3)`` finite numbers."""
+    array = np.asarray(frame)
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"the task draws {type(frame).__name__}, no pictures; without --video its returns are printed")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
+        raise UserError(f"the task draws frames of shape {np.shape(frame)}, which are no pictures")
+    if array.dtype.kind == "f":
+        array = np.nan_to_num(array, posinf=0, neginf=0)
+    # Grey is three equal colours; the fourth channel says how opaque a pixel is.
+    return np.broadcast_to(array[..., :3], (*array.shape[:2], 3))
+
+
+def _write_video(video: Path, frames: Sequence[np.ndarray], frames_a_second: float) -> None:
+    from moviepy.video.VideoClip import VideoClip
+
+    scale = -(-LEAST_PIXELS // max(frames[0].shape[:2]))
+
+    def at(seconds: float) -> np.ndarray:
+        # Scaled here, one by one: all at once would take a hundred times the memory.
+        frame = frames[min(round(seconds * frames_a_second), len(frames) - 1)]
+        return frame.repeat(scale, axis=0).repeat(scale, axis=1)
+
+    clip = VideoClip(at, duration=len(frames) / frames_a_second)
+    clip.write_videofile(str(video), fps=frames_a_second, logger=None, audio=False)

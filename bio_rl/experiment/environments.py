@@ -1,54 +1,285 @@
 """Environments by their config: what the agent trains in, and what it is evaluated in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 from gymnasium.wrappers import TimeLimit
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 LONGEST_EPISODE = 1000
 """Steps after which an episode is cut where neither the environment nor the config sets a limit."""
 
+ROUND_ACTIONS, ADAPT_SPACES = "agents.round_actions", "agents.adapt_spaces"
+"""By their names, as Hydra's ``_target_`` names the agent: what makes environments does not depend on agents."""
 
-def make_env(config: DictConfig, render_mode: str | None = None) -> gymnasium.Env:
-    """One environment of the config group ``env``.
+
+def make_env(config: DictConfig, render_mode: str | None = None) -> Monitor:
+    """One environment of the config group ``env``, in its wrappers, and monitored.
 
     Raises:
-        gymnasium.error.Error: an unknown id, or a simulator that is not installed.
+        DependencyNotInstalled: a simulator that is not installed.
+        ValueError: an unknown id, a wrapper that is none, or spaces that no agent can use.
+        RuntimeError: what the environment or a wrapper says against its settings.
     """
-    kwargs: dict[str, Any] = OmegaConf.to_container(config.kwargs)  # type: ignore[assignment]
-    if render_mode is not None:
-        # Named only where it is wanted: an environment that draws nothing need not know the argument.
-        kwargs["render_mode"] = render_mode
-    env = gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
-    if env.spec is None or env.spec.max_episode_steps is None:
-        env = TimeLimit(env, LONGEST_EPISODE)
-    return env if config.wrapper is None else instantiate(config.wrapper)(env)
+    task = TaskRewards(get_method(ROUND_ACTIONS)(_make(config, render_mode)))
+    env: gymnasium.Env = task
+    for wrapper in _wrappers(config.wrapper):
+        env = _wrapped(env, wrapper, config.id)
+    # Last, whatever was chosen: what other wrappers need, images above all, is not flattened before them.
+    return TaskMonitor(get_method(ADAPT_SPACES)(env), task, config.id)
 
 
-def training_envs(config: DictConfig, gamma: float) -> VecEnv:
+def training_envs(config: DictConfig, gamma: float, in_process: bool = False) -> VecEnv:
     """The copies that the agent learns in, normalised where the config says so.
 
     Args:
         config: the group ``env``.
         gamma: the agent's discount, which reward normalisation needs.
+        in_process: whether they stay in this process, whatever ``vec`` says.
+
+    Raises:
+        ValueError: a setting that cannot be, or has no effect; and as ``make_env``.
     """
-    envs: VecEnv = DummyVecEnv([_monitored(config)] * config.n_envs)
+    if config.vec not in VEC_ENVS:
+        raise ValueError(f"env.vec={config.vec}: env.vec must be one of {', '.join(VEC_ENVS)}")
+    make_vec_env = VEC_ENVS["dummy" if in_process else config.vec]
+    envs = make_vec_env([lambda: make_env(config)] * config.n_envs)
+    _check_norm_obs_keys(config, envs.observation_space)
     if config.normalize_observation or config.normalize_reward:
         envs = VecNormalize(
-            envs, norm_obs=config.normalize_observation, norm_reward=config.normalize_reward, gamma=gamma
+            envs,
+            norm_obs=config.normalize_observation,
+            norm_reward=config.normalize_reward,
+            gamma=gamma,
+            norm_obs_keys=None if config.norm_obs_keys is None else list(config.norm_obs_keys),
         )
     return envs
 
 
 def evaluation_envs(config: DictConfig, episodes: int) -> VecEnv:
-    """A copy for each episode, with raw observations and rewards."""
+    """A copy for each episode, with raw observations. They share this process, for there may be a hundred."""
     return DummyVecEnv([lambda: make_env(config)] * episodes)
 
 
-def _monitored(config: DictConfig) -> Callable[[], gymnasium.Env]:
-    return lambda: Monitor(make_env(config))
+class TaskRewards(gymnasium.Wrapper):
+    """Keeps the rewards of an episode as the task gives them, before other wrappers change them.
+
+    Attributes:
+        rewards: one for each of the task's own steps, of which a wrapper may take several at once.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self.rewards: list[float] = []
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.rewards.append(float(reward))
+        return observation, reward, terminated, truncated, info
+
+
+class TaskMonitor(Monitor):
+    """Stable-Baselines3's Monitor around all wrappers, which tells the return and the length of the task itself.
+
+    An episode is what the agent sees as one; its return is the sum of the task's rewards in it, its
+    length the number of the task's steps. Steps that a wrapper takes while it resets do not count.
+
+    Args:
+        env: the environment in its wrappers.
+        task: the innermost of them.
+        id: the environment's, for errors.
+    """
+
+    def __init__(self, env: gymnasium.Env, task: TaskRewards, id: str):
+        super().__init__(env)
+        self.task = task
+        self.id = id
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """As the environment's own.
+
+        Raises:
+            RuntimeError: what the environment or a wrapper raised, with the environment's id.
+        """
+        try:
+            observation, info = super().reset(**kwargs)
+        except Exception as error:
+            raise _failure(self.id, "failed in reset", error) from error
+        self.task.rewards.clear()
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment's own, with ``info["episode"]`` at an episode's end.
+
+        Raises:
+            RuntimeError: what the environment or a wrapper raised, with the environment's id.
+        """
+        try:
+            observation, reward, terminated, truncated, info = super().step(action)
+        except Exception as error:
+            raise _failure(self.id, "failed in step", error) from error
+        if terminated or truncated:
+            info["episode"] |= {"r": sum(self.task.rewards), "l": len(self.task.rewards)}
+            self.episode_returns[-1], self.episode_lengths[-1] = info["episode"]["r"], info["episode"]["l"]
+        return observation, reward, bool(terminated), bool(truncated), info
+
+
+class ProcessVecEnv(SubprocVecEnv):
+    """Stable-Baselines3's SubprocVecEnv, with the number formats of its DummyVecEnv: both give the same numbers.
+
+    Args:
+        env_fns: makes the environment of each process.
+
+    Raises:
+        RuntimeError: what an environment raised in its process, or that the process has ended.
+    """
+
+    def __init__(self, env_fns: Sequence[Callable[[], gymnasium.Env]]):
+        super().__init__([partial(_reporting, make) for make in env_fns])
+
+    def reset(self) -> Any:
+        with _ended_processes():
+            observations = super().reset()
+        self._raise_reported(self.reset_infos)
+        return self._cast(observations)
+
+    def step_wait(self) -> Any:
+        with _ended_processes():
+            observations, rewards, dones, infos = super().step_wait()
+        self._raise_reported([*infos, *self.reset_infos])
+        return self._cast(observations), rewards.astype(np.float32), dones, infos
+
+    def close(self) -> None:
+        """End every process, even if an interrupt or an error came between two of their answers."""
+        if self.closed:
+            return
+        for remote in self.remotes:
+            with suppress(OSError):  # it has ended
+                remote.send(("close", None))
+        for remote, process in zip(self.remotes, self.processes, strict=True):
+            with suppress(EOFError, OSError):  # it ends now
+                while True:
+                    remote.recv()
+            process.join()
+            remote.close()
+        self.closed = True
+
+    def _cast(self, observations: Any) -> Any:
+        space = self.observation_space
+        if isinstance(space, spaces.Dict):
+            return {key: observations[key].astype(part.dtype) for key, part in space.items()}
+        return observations.astype(space.dtype)
+
+    @staticmethod
+    def _raise_reported(infos: Sequence[Mapping[str, Any]]) -> None:
+        for info in infos:
+            if ErrorReport.KEY in info:
+                raise RuntimeError(info[ErrorReport.KEY])
+
+
+VEC_ENVS: dict[str, Callable[..., VecEnv]] = {"dummy": DummyVecEnv, "subproc": ProcessVecEnv}
+
+
+class ErrorReport(gymnasium.Wrapper):
+    """Reports in ``info`` what an environment raises, where there is another process to be told."""
+
+    KEY = "bio_rl_error"
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self.env.reset(**kwargs)
+        except Exception as error:  # the monitor's, which names the environment
+            return self.observation_space.sample(), {self.KEY: str(error)}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        try:
+            return self.env.step(action)
+        except Exception as error:  # the monitor's, which names the environment
+            return self.observation_space.sample(), 0.0, False, False, {self.KEY: str(error)}
+
+
+def _reporting(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    return ErrorReport(make())
+
+
+@contextmanager
+def _ended_processes() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise RuntimeError("the process of an environment has ended") from error
+
+
+def _make(config: DictConfig, render_mode: str | None) -> gymnasium.Env:
+    """The task itself, in episodes that end."""
+    kwargs: dict[str, Any] = OmegaConf.to_container(config.kwargs, resolve=True)  # type: ignore[assignment]
+    if render_mode is not None:
+        # Named only where it is wanted: an environment that draws nothing need not know the argument.
+        kwargs["render_mode"] = render_mode
+    try:
+        env = gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
+    except DependencyNotInstalled:
+        raise
+    except UnregisteredEnv as error:
+        remedy = f"; if another package registers it, name its module: env=gymnasium env.id=module:{config.id}"
+        raise ValueError(f"env.id={config.id}: {error}{'' if ':' in config.id else remedy}") from error
+    except Exception as error:  # each environment has its own
+        raise _failure(config.id, "cannot be made", error) from error
+    if env.spec is None or env.spec.max_episode_steps is None:
+        env = TimeLimit(env, LONGEST_EPISODE)
+    return env
+
+
+def _wrappers(chosen: Any) -> list[dict[str, Any]]:
+    """The configs of the wrappers, the innermost first: none, one or a list, each a ``_target_`` or its name alone.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if OmegaConf.is_config(chosen):
+        chosen = OmegaConf.to_container(chosen, resolve=True)
+    wrappers = []
+    for each in chosen if isinstance(chosen, list) else [] if chosen is None else [chosen]:
+        wrapper = {"_target_": each} if isinstance(each, str) else each
+        if not isinstance(wrapper, dict) or "_target_" not in wrapper:
+            raise ValueError(f"env.wrapper={each}: name the wrapper's class, as in gymnasium.wrappers.ClipReward")
+        wrappers.append(wrapper)
+    return wrappers
+
+
+def _wrapped(env: gymnasium.Env, wrapper: dict[str, Any], id: str) -> gymnasium.Env:
+    # Whether or not it says _partial_: a wrapper's first argument is known here only.
+    make = instantiate(wrapper, _partial_=True, _convert_="all")
+    try:
+        wrapped = make(env)
+    except Exception as error:  # each wrapper has its own
+        raise _failure(id, f"cannot be wrapped in {wrapper['_target_']}", error) from error
+    if not isinstance(wrapped, gymnasium.Env):
+        raise ValueError(f"env.wrapper={wrapper['_target_']} gives {type(wrapped).__name__}, not an environment")
+    return wrapped
+
+
+def _failure(id: str, what: str, error: Exception) -> RuntimeError:
+    """An error of somebody else's code, in one line that names the environment."""
+    said = " ".join(str(error).split())
+    return RuntimeError(f"{id} {what}: {type(error).__name__}{': ' if said else ''}{said}")
+
+
+def _check_norm_obs_keys(config: DictConfig, space: spaces.Space[Any]) -> None:
+    if config.norm_obs_keys is None:
+        return
+    if not config.normalize_observation:
+        raise ValueError("env.norm_obs_keys has no effect without env.normalize_observation=true")
+    parts = list(space) if isinstance(space, spaces.Dict) else []
+    if unknown := [key for key in config.norm_obs_keys if key not in parts]:
+        has = f"they are {', '.join(parts)}" if parts else "there are none"
+        raise ValueError(f"env.norm_obs_keys: {unknown[0]!r} is no part of the observations; {has}")

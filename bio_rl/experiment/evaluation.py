@@ -107,18 +107,20 @@ class Evaluator:
         self.envs.seed(seed)
         observations: Any = self.envs.reset()
         returns, lengths = np.zeros(self.envs.num_envs), np.zeros(self.envs.num_envs, dtype=int)
-        running = np.ones(self.envs.num_envs, dtype=bool)
+        running, steps = np.ones(self.envs.num_envs, dtype=bool), 0
         while running.any():
             for array in _arrays(observations):
                 if not np.isfinite(array).all():
                     raise ValueError("the environment gave an observation that is not finite, in an evaluation")
-            if not self.deterministic and _noise_is_due(agent, lengths.max()):
+            if not self.deterministic and _noise_is_due(agent, steps):
                 policy.reset_noise(self.envs.num_envs)  # type: ignore[operator]
             inputs = observations if normalizer is None else normalizer.normalize_obs(observations)
             actions, _ = policy.predict(inputs, deterministic=self.deterministic)
-            following, rewards, dones, _ = self.envs.step(actions)
-            returns[running] += rewards[running]
-            lengths += running
+            following, _, dones, infos = self.envs.step(actions)
+            steps += 1
+            for number in np.flatnonzero(running & dones):
+                # The monitor's: the task's own, whatever wrappers make of rewards and steps.
+                returns[number], lengths[number] = infos[number]["episode"]["r"], infos[number]["episode"]["l"]
             running &= ~dones
             # Environments whose episode is over have begun another one, which does not count: nobody looks at it.
             for array, new in zip(_arrays(observations), _arrays(following), strict=True):

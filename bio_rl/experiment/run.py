@@ -153,7 +153,7 @@ def check(config: DictConfig) -> None:
         Exception: whatever a setting, the environment, the rule or the agent has against it.
     """
     check_settings(config)
-    envs = training_envs(config.env, config.agent.get("gamma", 1.0))
+    envs = training_envs(config.env, config.agent.get("gamma", 1.0), in_process=True)
     agent = build_agent(config, envs)
     # A rule that cannot be saved would say so after the training only.
     with TemporaryDirectory() as folder:
