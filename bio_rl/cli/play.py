@@ -100,8 +100,8 @@ def _open(config: DictConfig, window: bool) -> Monitor:
     env.close()
     if not window:
         return _make(config, "rgb_array")
-    if _is_mujoco() and not _has_screen():
-        # It would not raise an error, but abort.
+    if not _has_screen():
+        # Not all simulators raise an error: some draw where nobody sees it, MuJoCo's aborts.
         raise UserError(f"no window can be opened (there is no screen); {_without_screen()}")
     env = _make(config, "human")
     try:
@@ -128,7 +128,9 @@ def _is_mujoco() -> bool:
 
 
 def _has_screen() -> bool:
-    return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    # A driver of SDL's may need neither server, and `_is_invisible` asks what it found.
+    screens = ["DISPLAY", "WAYLAND_DISPLAY", *([] if _is_mujoco() else ["SDL_VIDEODRIVER"])]
+    return not sys.platform.startswith("linux") or any(map(os.environ.get, screens))
 
 
 def _without_screen() -> str:

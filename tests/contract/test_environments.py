@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -330,3 +331,21 @@ def test_play_names_the_environment_that_fails(train: Any, capsys: pytest.Captur
     capsys.readouterr()
     assert main(["play", "run", "--video", "it.mp4"]) == 2
     assert "odd_tasks:Breaks-v0 failed in step: AssertionError" in capsys.readouterr().err
+
+
+def test_play_without_a_screen_is_one_line(
+    train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert train("env=gymnasium", "env.id=odd_tasks:Counts-v0", "evaluation.interval=0") == 0
+    for screen in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(screen, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    for is_mujoco, remedy in ((False, "needs none\n"), (True, "MUJOCO_GL=egl before the command\n")):
+        if is_mujoco:
+            monkeypatch.setitem(sys.modules, "mujoco", None)
+        capsys.readouterr()
+        assert main(["play", "run"]) == 2
+        err = capsys.readouterr().err
+        assert "no window can be opened (there is no screen); --video FILE.mp4" in err
+        assert err.endswith(remedy)
+        assert err.count("\n") == 1
