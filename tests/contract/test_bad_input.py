@@ -106,7 +106,6 @@ from bio_rl.cli import main
         ("train env=gymnasium", "env.id has no value"),
         ("train env=gymnasium env.id=CartPol-v1", "Did you mean: `CartPole`"),
         ("train env=gymnasium env.id=no_such_module:Task-v0", "no_such_module"),
-        ("train env=gymnasium env.id=Blackjack-v1 env.wrapper=null", "observation space"),
         ("train --config-dir nowhere", "no folder 'nowhere'"),
         ("train --config-dir", "--config-dir/-cd: expected one argument"),
         ("train --config-path /", "--config-dir adds yours"),

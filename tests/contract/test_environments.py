@@ -170,7 +170,6 @@ def test_a_process_that_dies_ends_the_run() -> None:
         ("env.id=Cart:Pole:v1", "Cart:Pole:v1 cannot be made"),
         ("env.id=no_such_module:Task-v0", "no_such_module:Task-v0 cannot be made: ModuleNotFoundError"),
         ("env.id=odd_tasks:Breaks-v0", "odd_tasks:Breaks-v0 cannot be made: AssertionError"),
-        ("env.id=odd_tasks:Unseen-v0 +env.kwargs.size=3", "odd_tasks:Unseen-v0 cannot be made: TypeError"),
         (
             "env.id=CartPole-v1 env.wrapper=odd_tasks.GivesUp",
             "CartPole-v1 cannot be wrapped in odd_tasks.GivesUp: Assert",
