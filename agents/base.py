@@ -3,7 +3,7 @@
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -70,7 +70,9 @@ class RuleAgent(OnPolicyAlgorithm):
             ``RulePolicy``, which is what the names stand for, or of SB3's ``ActorCriticPolicy``,
             whose networks ``RulePolicy`` replaces. It may be left out: ``PPO("CartPole-v1")`` is
             ``PPO("MlpPolicy", "CartPole-v1")``.
-        env: an environment, several in a ``VecEnv``, or the id of one.
+        env: an environment, several in a ``VecEnv``, the id of one, or a function that makes them.
+        members: how many agents learn together, this one with the given seed, the next with one more and
+            so on; see ``members``, the attribute, which lists them.
         rule, critic_rule, hidden, activation, shared_trunk: see ``RulePolicy``.
         ortho_init: orthogonal initial weights, as SB3 draws them and unless told otherwise.
         log_std_init: a Gaussian policy's initial log standard deviation, 0 unless told otherwise.
@@ -96,12 +98,20 @@ class RuleAgent(OnPolicyAlgorithm):
     in_step: ClassVar[bool] = True
     """Whether members take their environments' steps at the same time, and none waits for another."""
     _others: Sequence["RuleAgent"] = ()
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *arguments: Any, **settings: Any) -> Self:
+        agent = super().__new__(cls)
+        # For the other members, which are made alike. They go once these are made.
+        agent._arguments = arguments, settings
+        return agent
 
     def __init__(
         self,
-        policy: str | type[BasePolicy] | GymEnv = RulePolicy,
-        env: GymEnv | str | None = None,
+        policy: str | type[BasePolicy] | GymEnv | Callable[[], GymEnv] = RulePolicy,
+        env: GymEnv | str | Callable[[], GymEnv] | None = None,
         *,
+        members: int = 1,
         rule: str | Rule = "backprop",
         critic_rule: str | Rule | None = None,
         hidden: Widths | None = None,
@@ -118,6 +128,9 @@ class RuleAgent(OnPolicyAlgorithm):
         **settings: Any,
     ):
         chosen_policy, env = _policy_and_env(policy, env)
+        _check_members(members, env)
+        if callable(env):
+            env = env()
         if env is None and _init_setup_model:
             raise ValueError(f"{type(self).__name__} needs an environment, or the id of one")
         _check_settings(
@@ -164,6 +177,11 @@ class RuleAgent(OnPolicyAlgorithm):
             self.generator.manual_seed(torch.initial_seed())
         self.minibatch_order = np.random.RandomState()
         self.minibatch_order.set_state(np.random.get_state(legacy=True))  # noqa: NPY002 (SB3 draws from the global one)
+        arguments, settings = vars(self).pop("_arguments")
+        seeds: list[int | None] = [None] * settings.pop("members", 1)
+        if self.seed is not None:
+            seeds = [self.seed + number for number in range(len(seeds))]
+        self._others = [type(self)(*arguments, **{**settings, "seed": seed}) for seed in seeds[1:]]
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed everything that is random: see ``bio_rl.seeding``.
@@ -194,8 +212,23 @@ class RuleAgent(OnPolicyAlgorithm):
 
     @property
     def members(self) -> list["RuleAgent"]:
-        """The agents that learn together: this one first, whose seed is ``seed``, then ``seed + 1`` and so on."""
+        """The agents that learn together, this one first.
+
+        Each is an ordinary agent, with environments, a seed and a logger of its own: it acts, is evaluated
+        and saved like any other, and learns together with the others what it would learn alone.
+        """
         return [self, *self._others]
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "generator", "_others", "_arguments"]
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """As SB3's; an agent with members is saved as a folder, with a zip for each, which ``load`` takes too."""
+        if not self._others:
+            super().save(path, exclude, include)
+            return
+        for number, member in enumerate(self.members):
+            OnPolicyAlgorithm.save(member, Path(path) / f"member={number}.zip", exclude, include)
 
     def learn(
         self,
@@ -295,6 +328,12 @@ class RuleAgent(OnPolicyAlgorithm):
             ValueError: a setting that cannot be had, or that the saved weights do not fit, such
                 as other widths; an environment with other spaces.
         """
+        if isinstance(path, str | Path) and (files := list(Path(path).glob("member=*.zip"))):
+            files.sort(key=lambda file: int(file.stem.removeprefix("member=")))
+            options = (device, custom_objects, print_system_info, force_reset)
+            first, *others = (cls.load(file, env, *options, **settings) for file in files)
+            first._others = others
+            return first
         asked = cls(env=None, _init_setup_model=False, **settings)
         attributes = {}
         for name in settings.keys() - POLICY_ARGUMENTS.keys():
@@ -419,6 +458,16 @@ def _policy_and_env(policy: Any, env: Any) -> tuple[Any, Any]:
     if env is not None:
         raise ValueError(f"{policy!r} is no policy: give an environment, or a policy such as 'MlpPolicy' before it")
     return RulePolicy, policy
+
+
+def _check_members(members: Any, env: Any) -> None:
+    """Raise a ValueError if there cannot be so many members in this environment."""
+    if isinstance(members, bool) or not isinstance(members, int) or members < 1:
+        raise ValueError(f"members must be a whole number of at least 1, not {members!r}")
+    if members > 1 and not (isinstance(env, str) or callable(env)):
+        raise ValueError(
+            f"members={members}: each needs environments of its own; give the id of one, or a function that makes them"
+        )
 
 
 @cache

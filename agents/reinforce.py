@@ -1,7 +1,7 @@
 """REINFORCE: the policy gradient from whole episodes, without bootstrapping."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,8 @@ class REINFORCE(RuleAgent):
 
     def __init__(
         self,
-        policy: str | type[BasePolicy] | GymEnv = RulePolicy,
-        env: GymEnv | str | None = None,
+        policy: str | type[BasePolicy] | GymEnv | Callable[[], GymEnv] = RulePolicy,
+        env: GymEnv | str | Callable[[], GymEnv] | None = None,
         *,
         n_episodes: int = 8,
         baseline: bool = True,
