@@ -15,6 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
+from bio_rl.tasks import make_batched
+from bio_rl.tasks.vec_env import BatchedVecEnv
+
 LONGEST_EPISODE = 1000
 """Steps after which an episode is cut where neither the environment nor the config sets a limit."""
 
@@ -49,10 +52,11 @@ def training_envs(config: DictConfig, gamma: float, in_process: bool = False) ->
     Raises:
         ValueError: a setting that cannot be, or has no effect; and as ``make_env``.
     """
-    if config.vec not in VEC_ENVS:
-        raise ValueError(f"env.vec={config.vec}: env.vec must be one of {', '.join(VEC_ENVS)}")
-    make_vec_env = VEC_ENVS["dummy" if in_process else config.vec]
-    envs = make_vec_env([lambda: make_env(config)] * config.n_envs)
+    if config.vec not in ("auto", *VEC_ENVS):
+        raise ValueError(f"env.vec={config.vec}: env.vec must be one of auto, {', '.join(VEC_ENVS)}")
+    make_vec_env = VEC_ENVS["dummy" if in_process or config.vec == "auto" else config.vec]
+    batched = _batched(config, config.n_envs)
+    envs: VecEnv = make_vec_env([lambda: make_env(config)] * config.n_envs) if batched is None else batched
     _check_norm_obs_keys(config, envs.observation_space)
     if config.normalize_observation or config.normalize_reward:
         envs = VecNormalize(
@@ -67,7 +71,15 @@ def training_envs(config: DictConfig, gamma: float, in_process: bool = False) ->
 
 def evaluation_envs(config: DictConfig, episodes: int) -> VecEnv:
     """A copy for each episode, with raw observations. They share this process, for there may be a hundred."""
-    return DummyVecEnv([lambda: make_env(config)] * episodes)
+    return _batched(config, episodes) or DummyVecEnv([lambda: make_env(config)] * episodes)
+
+
+def _batched(config: DictConfig, copies: int) -> BatchedVecEnv | None:
+    """The copies as one computation, where the task has one and neither arguments nor wrappers change it."""
+    if config.vec != "auto" or config.kwargs or config.wrapper:
+        return None
+    batch = make_batched(config.id, copies, config.max_episode_steps)
+    return None if batch is None else BatchedVecEnv(batch)
 
 
 class TaskRewards(gymnasium.Wrapper):

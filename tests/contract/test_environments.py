@@ -178,7 +178,7 @@ def test_a_process_that_dies_ends_the_run() -> None:
         ("env.id=CartPole-v1 env.wrapper=odd_tasks.Nowhere", "odd_tasks.Nowhere"),
         ("env.id=CartPole-v1 env.wrapper=[gymnasium.wrappers.ClipReward,3]", "env.wrapper=3: name the wrapper's class"),
         ("env.id=CartPole-v1 env.wrapper={min_reward:1}", "name the wrapper's class"),
-        ("env.id=CartPole-v1 env.vec=threads", "env.vec must be one of dummy, subproc"),
+        ("env.id=CartPole-v1 env.vec=threads", "env.vec must be one of auto, dummy, subproc"),
         ("env.id=CartPole-v1 env.norm_obs_keys=[see]", "no effect without env.normalize_observation=true"),
         ("env.id=CartPole-v1 env.normalize_observation=true env.norm_obs_keys=[see]", "'see' is no part of the"),
         (
