@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import bio_rl
 from bio_rl.cli.errors import UserError, nearest
+from bio_rl.experiment.interruption import signal_of
+from bio_rl.experiment.output import complain, silence, take_any_character
 
 USAGE = """\
 usage: bio-rl COMMAND ...
@@ -27,7 +29,12 @@ bio-rl COMMAND --help says more, bio-rl --version which this is.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, 1 (a run failed), 2 (bad input) or 130 (interrupted)."""
+    """Run the command.
+
+    Returns:
+        The exit code: 0, 1 (a run is not done), 2 (bad input, or a folder that is in use), or 128
+        and the signal's number where one ended it (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP).
+    """
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE, end="")
@@ -38,18 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A user's own rules and environments, beside what is installed and never in front of it.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    take_any_character(sys.stdout)
     try:
         exit_code = _command(command)(arguments)
         sys.stdout.flush()
         return exit_code
     except UserError as error:
-        print(f"bio-rl {command}: {error}" if command in COMMANDS else f"bio-rl: {error}", file=sys.stderr)
+        complain(f"bio-rl {command}: {error}" if command in COMMANDS else f"bio-rl: {error}")
         return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Who read our output has seen enough, as `| head` has; nothing is left to say, at exit neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt as told:
+        return 128 + signal_of(told)
+    except OSError as error:
+        # Who read our output has seen enough, as `| head` has; or its device is full.
+        silence(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            complain(f"bio-rl {command}: {error}")
         return 1
 
 

@@ -56,11 +56,13 @@ class Job:
         config: what the run gets, without interpolations.
         folder: where it will write.
         choices: the file chosen from each group.
+        sweep_folder: where Hydra writes of the sweep that it belongs to; ``None`` if to none.
     """
 
     config: DictConfig
     folder: Path
     choices: dict[str, Any]
+    sweep_folder: Path | None = None
 
 
 def shorthand(overrides: Iterable[str]) -> list[str]:
@@ -264,7 +266,8 @@ class _Composer:
             if not _serves(key, full):
                 self._refuse_key(key, choices, reference, overrides)
         check_values(given, reference)
-        job = Job(config, Path(full.hydra.runtime.output_dir), choices)
+        sweep_folder = None if number is None else Path(full.hydra.sweep.dir)
+        job = Job(config, Path(full.hydra.runtime.output_dir), choices, sweep_folder)
         _check_names(job)
         self._check_task(job)
         return job

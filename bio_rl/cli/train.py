@@ -2,11 +2,15 @@
 
 import os
 import sys
+import time
 import warnings
 from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
+from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
+from signal import SIGTERM, Signals
 from statistics import median
 from tempfile import TemporaryFile
 from typing import Any
@@ -14,6 +18,7 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
@@ -21,12 +26,20 @@ from rich.progress import track
 from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, plain, resolved, shorthand
 from bio_rl.cli.errors import UserError, first_line, nearest
 from bio_rl.cli.schema import check_arguments
-from bio_rl.experiment.result import read_result
+from bio_rl.experiment.folder import FolderError, RunFolder
+from bio_rl.experiment.interruption import Interrupted, Interruption
+from bio_rl.experiment.output import complain, say
 
 FINISHED = ("done", "diverged", "interrupted")
 """Statuses of runs that hold something which is not to be overwritten silently."""
 NOT_BUILT = ("seed", "study", "overwrite")
 """Settings by which runs may differ whose environment, rule and agent are built alike."""
+FULL_ERROR = "HYDRA_FULL_ERROR"
+WORST = float("-inf")
+APP_NAME = "app_name: bio-rl train"
+"""What Hydra's description of a sweep of ours holds."""
+PATIENCE = 60.0
+"""Seconds that workers have to write what they have before they are killed."""
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -34,17 +47,31 @@ def train(arguments: Sequence[str]) -> int:
 
     Raises:
         UserError: anything wrong with the arguments; nothing has been written then.
+        KeyboardInterrupt: a signal ended the command; what it has done so far is written and said.
     """
     args = parse(arguments)
     # Seconds for a sweep of hundreds of runs; nothing where stderr is not a terminal.
     with Console(stderr=True).status("composing the runs"):
         jobs = compose_jobs(args)
-    if not _only_shows(args):
-        check_agents()
-        check_folders(jobs)
-        check_builds(jobs)
-    _hand_over([*args.flags, *args.overrides])
-    return 0 if _only_shows(args) else _summary(jobs)
+    if _only_shows(args):
+        _hand_over([*args.flags, *args.overrides])
+        return 0
+    check_agents()
+    check_folders(jobs)
+    done_before = [job for job in jobs if stays(RunFolder(job.folder), job.config, job.sweep_folder is not None)]
+    if done_before:
+        complain(f"{len(done_before)} of {len(jobs)} runs are finished already and stay; overwrite=true repeats them")
+    check_builds([job for job in jobs if job not in done_before])
+    Interruption.received = None
+    try:
+        with Interruption(first=partial(_end_workers, jobs)):
+            is_through = _hand_over([*args.flags, *args.overrides])
+    except KeyboardInterrupt:
+        if len(jobs) > 1:
+            _summary(jobs)
+            complain(f"the same command goes on with what is left: bio-rl train {join(arguments)}")
+        raise
+    return _summary(jobs) or (0 if is_through else 1)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
@@ -94,23 +121,59 @@ def check_agents() -> None:
 
 
 def check_folders(jobs: Sequence[Job]) -> None:
-    """Every run needs a folder of its own that can be written and holds no finished run."""
+    """Every run needs a folder of its own, which can be written and holds nothing but a run that may be replaced."""
     seen: set[Path] = set()
     for job in jobs:
-        folder = job.folder
-        if folder in seen:
+        folder = RunFolder(job.folder)
+        path = Path(os.path.abspath(job.folder))
+        if path in seen:
             raise UserError(
-                f"two runs of this sweep would share the folder {folder}; swept twice, or set in hydra.sweep"
+                f"two runs of this sweep would share the folder {job.folder}; swept twice, or set in hydra.sweep"
             )
-        seen.add(folder)
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        seen.add(path)
+        existing = next(each for each in (path, *path.parents) if os.path.lexists(each))
         try:
             TemporaryFile(dir=existing).close()
+            folder.refuse_foreign()
+            stays(folder, job.config, job.sweep_folder is not None)
         except OSError as error:
-            raise UserError(f"the folder {folder} cannot be written: {existing}: {error.strerror}") from error
-        result = read_result(folder)
-        if result is not None and result["status"] in FINISHED and not job.config.overwrite:
-            raise UserError(f"{folder} holds a finished run ({result['status']}); overwrite=true replaces it")
+            raise UserError(f"the folder {job.folder} cannot be written: {existing}: {error.strerror}") from error
+        except FolderError as error:
+            raise UserError(str(error)) from error
+        if job.sweep_folder is None and (owner := folder.owner()) is not None:
+            raise UserError(f"{job.folder} is in use by {owner}")
+    for path in seen:
+        if outer := seen.intersection(path.parents):
+            raise UserError(f"a run's folder would lie in another's of this sweep: {path} in {outer.pop()}")
+    for sweep_folder in {job.sweep_folder for job in jobs if job.sweep_folder is not None}:
+        _check_sweep_file(sweep_folder / "multirun.yaml")
+
+
+def _check_sweep_file(file: Path) -> None:
+    """Hydra replaces the file that describes a sweep, be it another program's."""
+    if os.path.lexists(file):
+        is_ours = file.is_file() and not file.is_symlink() and APP_NAME.encode() in file.read_bytes()
+        if not is_ours:
+            raise UserError(f"{file} is no sweep's of bio-rl, and would be replaced; set another hydra.sweep.dir")
+
+
+def stays(folder: RunFolder, config: DictConfig, sweep: bool) -> bool:
+    """Whether a finished run in the folder stays, and a sweep goes on with the next one.
+
+    It does if it had the same config. What was interrupted, a sweep begins anew.
+
+    Raises:
+        FolderError: there is another finished run, and it may not be overwritten.
+    """
+    result = folder.read_result()
+    if result is None or result["status"] not in FINISHED or config.overwrite:
+        return False
+    if sweep and result["status"] == "interrupted":
+        return False
+    if sweep and folder.is_run_of(config):
+        return True
+    other = "finished run of other settings" if sweep else "finished run"
+    raise FolderError(f"{folder.path} holds a {other} ({result['status']}); overwrite=true replaces it")
 
 
 def check_builds(jobs: Sequence[Job]) -> None:
@@ -152,7 +215,7 @@ def check_build(job: Job) -> None:
         remedy = f'pip install "bio-rl[{extra}]"' if extra else first_line(error)
         raise UserError(f"{job.config.env.id} needs a simulator that is not installed: {remedy}") from error
     except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get(FULL_ERROR) == "1":
             raise
         cause = error
         while isinstance(cause, InstantiationException) and isinstance(cause.__cause__, Exception):
@@ -164,70 +227,133 @@ def check_build(job: Job) -> None:
         raise UserError(message) from error
 
 
-def run_job(config: DictConfig) -> None:
-    """Hydra's task function: one run, in the folder that Hydra made for it."""
+def run_job(config: DictConfig) -> float:
+    """Hydra's task function: one run, in the folder that Hydra made for it.
+
+    Returns:
+        The final return, by which a sweeper may choose its next jobs; that of a run which is not done is the worst.
+    """
     from bio_rl.experiment.run import run
 
+    if Interruption.received is not None:
+        raise Interrupted(Interruption.received)
     context = HydraConfig.get()
-    folder = Path(context.runtime.output_dir)
     config = resolved(config)
-    if context.output_subdir is not None:
-        # Hydra has written what stood in the files; what is recorded is what runs.
-        OmegaConf.save(config, folder / context.output_subdir / "config.yaml")
     chosen = context.runtime.choices
     choices = {
         "agent": chosen["agent"],
         "rule": chosen["rule"],
         "critic_rule": chosen.get("rule@critic_rule") or chosen["rule"],
     }
-    result = run(config, folder, choices)
-    _report(result, _relative(folder))
+    launch = {"hydra": OmegaConf.create({"hydra": context}), "overrides": context.overrides.task}
+    path = Path(context.runtime.output_dir)
+    shown = _relative(path, Path(context.runtime.cwd))
+    try:
+        with RunFolder(path) as folder:
+            sweep = context.mode == RunMode.MULTIRUN
+            result = folder.read_result() if stays(folder, config, sweep) else None
+            if result is None:
+                result = run(config, folder, choices, launch)
+                _report(result, path, shown)
+    except FolderError as error:
+        complain(str(error))
+        return WORST
+    except OSError as error:  # of files that say how a run went
+        complain(f"failed in {shown}: {error}")
+        return WORST
     if result["status"] == "interrupted":
-        raise KeyboardInterrupt
+        raise Interrupted(Signals[result["signal"]])
+    return result["return_mean"] if result["status"] == "done" else WORST
 
 
 def _only_shows(args: Namespace) -> bool:
     return bool(args.help or args.hydra_help or args.cfg or args.info or args.shell_completion)
 
 
-def _hand_over(arguments: Sequence[str]) -> None:
+def _hand_over(arguments: Sequence[str]) -> bool:
+    """Run Hydra, and say whether it came to its end. Its errors are one line, where it would print a stack trace."""
     program, sys.argv = sys.argv, ["bio-rl train", *arguments]
+    full_error = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=CONFIG)(run_job)()
+        return True
+    except Exception as error:  # whatever a launcher or a sweeper has, a worker that was killed for its memory say
+        if full_error == "1":
+            raise
+        complain(f"Hydra broke off: {first_line(error)} ({FULL_ERROR}=1 shows where)")
+        return False
     finally:
         sys.argv = program
+        if full_error is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = full_error
 
 
-def _report(result: dict[str, Any], folder: Path) -> None:
+def _end_workers(jobs: Sequence[Job]) -> None:
+    """Tell the processes that a launcher started to end their runs, and wait until these are written."""
+    told: set[int] = set()
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        workers = {child.pid for child in active_children()}
+        # Only those that train: one that waits for work knows no signal, and its end would be an error.
+        owners = {pid for job in jobs if (pid := RunFolder(job.folder).owner_pid()) is not None}
+        training = owners & workers
+        if not training:
+            return
+        for pid in training - told:
+            os.kill(pid, SIGTERM)
+        told |= training
+        time.sleep(0.1)
+
+
+def _report(result: dict[str, Any], folder: Path, shown: Path) -> None:
     if result["status"] == "done":
         line = (
             f"return {result['return_mean']:.1f} ± {result['return_std']:.1f} in {result['return_episodes']} episodes"
-            f" | bio-rl play {quote(str(folder))}"
+            f" | bio-rl play {quote(str(shown))}"
         )
         if (folder / "tensorboard").exists():
             # The folder that this run shares with those that it is compared with: its agent's, or the first below the
             # current one. TensorBoard names runs by their paths from there, and shows only where a name begins.
-            runs = folder if folder.is_absolute() else Path(*folder.parts[:1])
-            if folder.name == f"seed={result['seed']}" and len(folder.parts) > 2:
-                runs = folder.parents[1]
+            runs = shown if shown.is_absolute() else Path(*shown.parts[:1])
+            if shown.name == f"seed={result['seed']}" and len(shown.parts) > 2:
+                runs = shown.parents[1]
             line += f" | tensorboard --logdir {quote(str(runs))}"
-        print(line)
+        say(line)
     else:
         why = f": {result['error'].splitlines()[0]} (see traceback.txt there)" if "error" in result else ""
-        print(f"{result['status']} in {folder}{why}", file=sys.stderr)
+        complain(f"{result['status']} in {shown}{why}")
 
 
 def _summary(jobs: Sequence[Job]) -> int:
     """The exit code; after a sweep, its returns, and which of its runs are not done."""
-    results = {job.folder: read_result(job.folder) or {"status": "not started"} for job in jobs}
+    results = {job.folder: _ended(RunFolder(job.folder)) for job in jobs}
     unfinished = {folder: result["status"] for folder, result in results.items() if result["status"] != "done"}
     if len(jobs) > 1:
         _print_returns({folder: result for folder, result in results.items() if folder not in unfinished})
     if unfinished and len(jobs) > 1:
-        print(f"{len(unfinished)} of {len(jobs)} runs are not done:", file=sys.stderr)
+        complain(f"{len(unfinished)} of {len(jobs)} runs are not done:")
         for folder, status in unfinished.items():
-            print(f"  {status}: {folder}", file=sys.stderr)
+            complain(f"  {status}: {folder}")
+    if len(jobs) == 1 and RunFolder(jobs[0].folder).owner() is not None:
+        return 2
     return 1 if unfinished else 0
+
+
+def _ended(folder: RunFolder) -> dict[str, Any]:
+    """The result of a run that this command was to make, corrected where its process was killed."""
+    result = folder.read_result()
+    if result is None:
+        return {"status": "not started"}
+    if result["status"] == "running":
+        if (owner := folder.owner()) is not None:
+            return {"status": f"in use by {owner}"}
+        with folder:
+            result |= {"status": "failed", "error": "the process was killed"}
+            folder.write_result(result)
+    return result
 
 
 def _print_returns(results: dict[Path, dict[str, Any]]) -> None:
@@ -237,10 +363,11 @@ def _print_returns(results: dict[Path, dict[str, Any]]) -> None:
         same = folder.parent if folder.name == f"seed={result['seed']}" else folder
         returns.setdefault(same, []).append(result["return_mean"])
     if returns:
-        print("\n median  of returns")
+        say("\n median  of returns")
     for folder, values in returns.items():
-        print(f"{median(values):7.1f}  {' '.join(f'{value:.1f}' for value in values)}  {_relative(folder)}")
+        each = " ".join(f"{value:.1f}" for value in values)
+        say(f"{median(values):7.1f}  {each}  {_relative(folder, Path.cwd())}")
 
 
-def _relative(folder: Path) -> Path:
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+def _relative(folder: Path, start: Path) -> Path:
+    return folder.relative_to(start) if folder.is_relative_to(start) else folder

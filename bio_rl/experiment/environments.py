@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
+from bio_rl.experiment.finite import FiniteEnvs
 from bio_rl.tasks import make_batched
 from bio_rl.tasks.vec_env import BatchedVecEnv
 
@@ -56,7 +57,8 @@ def training_envs(config: DictConfig, gamma: float, in_process: bool = False) ->
         raise ValueError(f"env.vec={config.vec}: env.vec must be one of auto, {', '.join(VEC_ENVS)}")
     make_vec_env = VEC_ENVS["dummy" if in_process or config.vec == "auto" else config.vec]
     batched = _batched(config, config.n_envs)
-    envs: VecEnv = make_vec_env([lambda: make_env(config)] * config.n_envs) if batched is None else batched
+    # Those that are computed together are our own, and finite.
+    envs: VecEnv = FiniteEnvs(make_vec_env([lambda: make_env(config)] * config.n_envs)) if batched is None else batched
     _check_norm_obs_keys(config, envs.observation_space)
     if config.normalize_observation or config.normalize_reward:
         envs = VecNormalize(

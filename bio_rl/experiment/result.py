@@ -2,53 +2,53 @@
 
 import contextlib
 import json
+import math
 import os
-import platform
-import subprocess
+import stat
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import bio_rl
-
 FILE = "result.json"
-PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "hydra-core", "omegaconf")
+DRAFT = f".{FILE}.*"
+"""What a process leaves that is killed while it writes the file."""
+STATUSES = ("running", "done", "failed", "diverged", "interrupted")
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Replace the folder's result in one step: a reader sees the old one or the new one, whole."""
+    """Replace the folder's result in one step: a reader sees the old one or the new one, whole.
+
+    A number that is not finite, for which JSON has no word, becomes null.
+    """
     draft = folder / f".{FILE}.{os.getpid()}"
-    draft.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(_finite(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     draft.replace(folder / FILE)
 
 
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The folder's result, or ``None`` where there is none that can be read."""
+    """The folder's result, or ``None`` where there is none, or a file that no run of ours wrote."""
+    file = folder / FILE
     try:
-        return json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        # What is no plain file may never end.
+        result = json.loads(file.read_text(encoding="utf-8")) if stat.S_ISREG(file.lstat().st_mode) else None
+    except (OSError, ValueError, RecursionError):
         return None
+    return result if _is_ours(result) else None
 
 
-def versions() -> dict[str, str]:
-    """What the run ran on."""
-    return {"python": platform.python_version(), "bio-rl": bio_rl.__version__} | {
-        package: version(package) for package in PACKAGES
-    }
-
-
-def git_revision() -> str | None:
-    """The commit of the checkout that bio_rl is imported from, ``-dirty`` where files differ from it."""
-    checkout = Path(bio_rl.__file__).parents[1]
-    if not (checkout / ".git").exists():
-        return None
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _is_ours(result: Any) -> bool:
+    if not isinstance(result, dict) or result.get("status") not in STATUSES:
+        return False
+    return isinstance(result.get("versions"), dict) and "bio-rl" in result["versions"]
 
 
 def reset_peak_memory() -> None:

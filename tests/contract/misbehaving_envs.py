@@ -1,7 +1,11 @@
 """Environments by which an evaluation shows what it does; two of them go wrong in the ways in which one can."""
 
+import contextlib
 import math
+import os
 import random
+import signal
+import sys
 from typing import Any
 
 import gymnasium
@@ -80,6 +84,42 @@ class NotFinite(gymnasium.Env):
         return np.full(2, self.value if self._happens("observation") else 0.5, dtype=np.float32)
 
 
+class Ends(gymnasium.Env):
+    """Ends its process, or asks it to end, at one step of one copy.
+
+    Args:
+        how: ``exit``, or the name of a signal; with ``swallowed`` before it, its error is caught.
+        step: counted over all copies that were made.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+    steps = 0
+
+    def __init__(self, how: str = "", step: int = 20):
+        Ends.steps = 0
+        self.how, self.at = how, step
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        self.length = 0
+        return np.full(2, 0.5, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.length += 1
+        Ends.steps += 1
+        if Ends.steps == self.at:
+            self._end()
+        return np.full(2, 0.5, np.float32), 1.0, self.length == 4, False, {}
+
+    def _end(self) -> None:
+        if self.how == "exit":
+            sys.exit(0)
+        swallowed = self.how.startswith("swallowed")
+        if self.how:
+            with contextlib.suppress(KeyboardInterrupt if swallowed else ()):
+                os.kill(os.getpid(), signal.Signals[self.how.split()[-1]])
+
+
 class Bandit(gymnasium.Env):
     """Each step's reward is the action, by a policy that sees the same at every step.
 
@@ -103,6 +143,6 @@ class Bandit(gymnasium.Env):
         return np.full(2, 0.5, np.float32), float(np.squeeze(action)), self.steps == self.length, False, {}
 
 
-for environment in (Bandit, GlobalGenerators, NotFinite):
+for environment in (Bandit, Ends, GlobalGenerators, NotFinite):
     # The checker only warns of what is wrong on purpose.
     gymnasium.register(f"{environment.__name__}-v0", environment, disable_env_checker=True)

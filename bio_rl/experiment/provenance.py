@@ -1,0 +1,54 @@
+"""What a run ran on: versions, the revision of the code, the files of its rules."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import bio_rl
+from bio_rl import Rule
+
+PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "hydra-core", "omegaconf")
+SOURCES = ("bio_rl", "agents", "conf")
+"""What decides what a run computes, in a checkout."""
+
+
+def versions() -> dict[str, str]:
+    """What the run ran on."""
+    return {"python": platform.python_version(), "bio-rl": bio_rl.__version__} | {
+        package: version(package) for package in PACKAGES
+    }
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout that bio_rl is imported from, ``-dirty`` where files differ from it.
+
+    A file that git does not know counts too, if it lies in a package or among the configs.
+    """
+    checkout = Path(bio_rl.__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        revision = _git(checkout, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+        untracked = _git(checkout, "ls-files", "--others", "--exclude-standard", "--", *SOURCES)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{revision}-dirty" if untracked and not revision.endswith("-dirty") else revision
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def source_hashes(rules: Iterable[Rule]) -> dict[str, str]:
+    """The SHA-256 of each file that the rules' classes are written in, those of their parents too, by its module.
+
+    A rule's own settings are in the config; a rule of the user's is under no revision of ours.
+    """
+    classes = {each for rule in rules for each in type(rule).__mro__ if issubclass(each, Rule)}
+    modules = {each.__module__: sys.modules[each.__module__] for each in classes if each.__module__ in sys.modules}
+    files = {name: Path(file) for name, module in modules.items() if (file := getattr(module, "__file__", None))}
+    return {name: sha256(file.read_bytes()).hexdigest() for name, file in sorted(files.items()) if file.is_file()}
