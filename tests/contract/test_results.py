@@ -15,7 +15,8 @@ def a_run(seed: int, return_mean: float | None, *overrides: str) -> None:
     choices = {"env": "cartpole", "agent": "ppo", "rule": "backprop", "seed": seed, "timesteps": 64}
     status = "diverged" if return_mean is None else "done"
     angles = {"actor": [10.0, 20.0], "critic": [30.0, 40.0]}
-    result = {**choices, "status": status, "return_mean": return_mean, "feedback_angle": angles}
+    known = {"status": status, "return_mean": return_mean, "feedback_angle": angles}
+    result = {**choices, **known, "versions": {"bio-rl": "0.1.0"}}
     (folder / "result.json").write_text(json.dumps(result))
     (folder / ".hydra" / "config.yaml").write_text("study: default\n")
     lines = [f"- {override}\n" for override in ("rule=backprop", f"seed={seed}", *overrides)]
