@@ -1,12 +1,24 @@
 """Angles between a rule's signals and backprop's."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
 
 from bio_rl.network import Network
 from bio_rl.rules.backprop import Backprop
+
+
+def angle(a: Tensor, b: Tensor) -> Tensor:
+    """The angle in degrees between matrices as vectors, ``(*members, o, i) -> (*members,)``; NaN where one is 0.
+
+    By Kahan's formula, in float64: from a cosine no angle below a millionth of a degree could be told from 0.
+    """
+    a, b = (each.flatten(-2).double() for each in (a, b))
+    a, b = (each / torch.linalg.vector_norm(each, dim=-1, keepdim=True) for each in (a, b))
+    difference, total = torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1)
+    return 2 * torch.atan2(difference, total).rad2deg()
 
 
 @torch.no_grad()
@@ -16,15 +28,21 @@ def feedback_angles(network: Network) -> list[float]:
     0 where feedback is the transpose that backprop uses; about 90 where it is unrelated to it.
     Empty for a rule whose signals do not descend layer by layer. The mean over members.
     """
+    return [float(each.mean()) for each in feedback_angles_by_member(network)]
+
+
+@torch.no_grad()
+def feedback_angles_by_member(network: Network) -> list[Tensor]:
+    """As ``feedback_angles``, each member's: one ``(*members,)`` a layer but the first."""
     feedback = network.rule.feedback_weights(network)
-    return [_angle(weight, layer.weight) for weight, layer in zip(feedback, network.layers[1:], strict=False)]
+    return [angle(weight, layer.weight) for weight, layer in zip(feedback, network.layers[1:], strict=False)]
 
 
 def update_angles(network: Network, x: Tensor, output_error: Tensor) -> list[float]:
     """The angle in degrees between the rule's update and backprop's, for each layer's weights.
 
     The network itself is left as it was, its generator included. A layer to which the rule
-    assigns nothing counts as perpendicular.
+    assigns nothing counts as perpendicular. The mean over members.
 
     Args:
         network: any network.
@@ -32,25 +50,43 @@ def update_angles(network: Network, x: Tensor, output_error: Tensor) -> list[flo
         output_error: dL/dy ``(*members, batch, out)``.
     """
     assigned, exact = updates_of(network, x, output_error), exact_updates(network, x, output_error)
-    return [_angle(a, e) if a is not None else 90.0 for a, e in zip(assigned, exact, strict=True)]
+    return [90.0 if a is None else float(angle(a, e).mean()) for a, e in zip(assigned, exact, strict=True)]
 
 
 def updates_of(network: Network, x: Tensor, output_error: Tensor) -> list[Tensor | None]:
     """The rule's update of each layer's weights, computed on a copy of the network."""
-    twin = copy.deepcopy(network)
-    twin.zero_grad()
-    with torch.enable_grad():
-        twin(x).backward(output_error)
-    return [layer.weight.grad for layer in twin.layers]
+    return [layer.weight.grad for layer in after_backward(network, x, output_error).layers]
 
 
 def exact_updates(network: Network, x: Tensor, output_error: Tensor) -> list[Tensor]:
     """Backprop's update of each layer's weights through the feedforward sweep."""
-    twin = Network(nn.ModuleList(copy.deepcopy(layer) for layer in network.layers), Backprop())  # type: ignore[arg-type]
-    return [update for update in updates_of(twin, x, output_error) if update is not None]
+    return [update for update in updates_of(by_backprop(network), x, output_error) if update is not None]
 
 
-def _angle(a: Tensor, b: Tensor) -> float:
-    # In float64: near 0, float32 resolves no angle below 0.03 degrees.
-    cosine = torch.nn.functional.cosine_similarity(a.flatten(-2).double(), b.flatten(-2).double(), dim=-1)
-    return float(cosine.clamp(-1, 1).arccos().rad2deg().mean())
+def after_backward(network: Network, x: Tensor, output_error: Tensor, modulator: Tensor | None = None) -> Network:
+    """A copy of the network with its rule's updates in ``grad``.
+
+    The network itself, its generators and torch's are left as they were; what it draws next, the
+    copy drew.
+
+    Args:
+        network, x, output_error: as for ``update_angles``.
+        modulator: what a rule finds in ``network.modulator``; by default what is there.
+
+    Raises:
+        Divergence: as a backward sweep of the network itself would.
+    """
+    twin = copy.deepcopy(network)
+    twin.zero_grad()
+    if modulator is not None:
+        twin.modulator = modulator
+    with torch.enable_grad():
+        twin(x).backward(output_error)
+    return twin
+
+
+def by_backprop(network: Network) -> Network:
+    """A copy of the network's layers, all of them learning, under backprop."""
+    layers = nn.ModuleList(copy.deepcopy(layer) for layer in network.layers).requires_grad_()
+    # Backprop draws nothing; seeds that are given cost no look at torch's generator.
+    return Network(layers, Backprop(), [0] * math.prod(network.members))  # type: ignore[arg-type]

@@ -7,7 +7,9 @@ each member by itself: a member ends where it would have ended alone.
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +23,32 @@ CHECK_EVERY = 2
 """Steps from one look at the residuals to the next; on a GPU each look waits for all work queued."""
 GROWTH = 1e4
 """How far a residual may grow beyond the first step's largest: more than any stable network amplifies."""
+
+
+class Relaxation(NamedTuple):
+    """How a relaxation went, by member.
+
+    Attributes:
+        steps: the sweeps that it took.
+        residuals: the residual that was left, as a fraction of the largest, in the layer where it is largest.
+    """
+
+    steps: list[int]
+    residuals: list[float]
+
+
+_watching: list[list[Relaxation]] = []
+
+
+@contextmanager
+def watched() -> Iterator[list[Relaxation]]:
+    """A list that every relaxation inside is added to, in their order. They go as they would unwatched."""
+    seen: list[Relaxation] = []
+    _watching.append(seen)
+    try:
+        yield seen
+    finally:
+        _watching.pop()
 
 
 def relax(
@@ -52,7 +80,8 @@ def relax(
     Raises:
         Divergence: from a single network, a residual that is no longer finite, or that grew ``GROWTH``-fold.
     """
-    moving = {member: _Moving() for member in range(math.prod(network.members))}
+    motions = [_Moving() for _ in range(math.prod(network.members))]
+    moving = dict(enumerate(motions))
     taken = [steps] * len(moving)
     left: dict[int, list[Tensor]] = {}
     for step in range(1, steps + 1):
@@ -78,25 +107,35 @@ def relax(
     for member, kept in left.items():
         for own, value in zip(by_member(network, state()), kept, strict=True):
             own[member] = value
+    for seen in _watching:
+        seen.append(Relaxation(list(taken), [motion.residual for motion in motions]))
     return taken
 
 
 class _Moving:
-    """What one member's relaxation has shown so far: the largest residual of each layer, and what is too large."""
+    """What one member's relaxation has shown so far: the largest residual of each layer, and what is too large.
+
+    Attributes:
+        residual: the last one, as ``Relaxation`` says; NaN of a member that diverged.
+    """
 
     def __init__(self) -> None:
         self.peaks: list[float] = []
         self.limit = sys.float_info.max
+        self.residual = math.nan
 
     def diverged(self, sizes: Sequence[float]) -> int | None:
         """The first layer, from 0, whose residual has grown too large, or is not a number."""
         found = next((layer for layer, size in enumerate(sizes) if not size <= self.limit), None)
         if not self.peaks:
             self.limit = GROWTH * max(sizes)
+        if found is not None:
+            self.residual = math.nan
         return found
 
     def at_rest(self, sizes: Sequence[float], tolerance: float) -> bool:
         self.peaks = list(map(max, sizes, self.peaks or sizes))
+        self.residual = max(size / (peak or 1) for size, peak in zip(sizes, self.peaks, strict=True))
         return all(size <= tolerance * peak for size, peak in zip(sizes, self.peaks, strict=True))
 
 
