@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Updates
+from bio_rl.settings import checked
 
 if TYPE_CHECKING:
     from bio_rl.network import Network
@@ -68,6 +69,11 @@ class Rule(nn.Module):
     """Whether a sample needs more than one forward sweep."""
     nonlocal_scalars: ClassVar[str] = ""
     """Stabilisers that use a number which a neuron cannot know, by name; empty where there are none."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "__init__" in vars(cls):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from bio_rl.layers import Updates
 from bio_rl.mechanisms.arithmetic import nonzero
 from bio_rl.mechanisms.descent import LayerwiseFeedback
-from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
 from bio_rl.rule import Rule
+from bio_rl.settings import Positive
 
 
 def random_feedback(rule: Rule, like: Tensor, rows: int, columns: int, scale: float) -> nn.Parameter:
@@ -41,9 +41,8 @@ class RandomFeedback(LayerwiseFeedback):
 
     learnt: ClassVar[bool] = False
 
-    def __init__(self, feedback_scale: float = 1.0):
+    def __init__(self, feedback_scale: Positive = 1.0):
         super().__init__()
-        check_positive(feedback_scale=feedback_scale)
         self.feedback_scale = feedback_scale
 
     def connect(self, network: Network) -> None:

@@ -21,7 +21,7 @@ from that. The update is distributed exactly as if each sample and draw had had 
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,12 +29,12 @@ from torch import Tensor
 from bio_rl.layers import Dense, Updates
 from bio_rl.mechanisms.arithmetic import nonzero
 from bio_rl.mechanisms.descent import local_updates
-from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import Count, Positive
 
-READOUTS = ("exact", "perturbed")
-SCALES = ("fixed", "drive")
+Readout = Literal["exact", "perturbed"]
+Scale = Literal["fixed", "drive"]
 
 
 class PerturbationRule(Rule):
@@ -56,12 +56,8 @@ class PerturbationRule(Rule):
     ngrad: ClassVar = "perturbation"
     extra_sweeps = True
 
-    def __init__(self, draws: int, readout: str, in_weights: bool):
+    def __init__(self, draws: Count, readout: Readout, in_weights: bool):
         super().__init__()
-        if draws < 1:
-            raise ValueError(f"draws must be at least 1, not {draws}")
-        if readout not in READOUTS:
-            raise ValueError(f"unknown readout {readout!r}; known: {', '.join(READOUTS)}")
         self.draws = draws
         self.readout = readout
         self.in_weights = in_weights
@@ -153,11 +149,10 @@ class FiniteDifference(PerturbationRule):
 
     separate_phases = True
 
-    def __init__(self, draws: int, readout: str, in_weights: bool, noise: float, scale: str, antithetic: bool):
+    def __init__(
+        self, draws: Count, readout: Readout, in_weights: bool, noise: Positive, scale: Scale, antithetic: bool
+    ):
         super().__init__(draws, readout, in_weights)
-        check_positive(noise=noise)
-        if scale not in SCALES:
-            raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
         self.noise = noise
         self.scale = scale
         self.antithetic = antithetic

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from bio_rl.layers import Updates
 from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import at_most, random_feedback
 from bio_rl.mechanisms.nudging import unit_error
-from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import Between, Positive
 
 Form = Literal["burstccn", "burstprop"]
 
@@ -68,17 +68,12 @@ class Burst(Rule):
     def __init__(
         self,
         form: Form = "burstccn",
-        nudge: float = 0.1,
-        baseline: float = 0.5,
+        nudge: Positive = 0.1,
+        baseline: Annotated[float, Between(1e-3, 0.5)] = 0.5,
         learn_cancellation: bool = False,
-        feedback_scale: float = 1.0,
+        feedback_scale: Positive = 1.0,
     ):
         super().__init__()
-        check_positive(nudge=nudge, feedback_scale=feedback_scale)
-        if form not in get_args(Form):
-            raise ValueError(f"unknown form {form!r}; known: {', '.join(get_args(Form))}")
-        if not 0 < baseline <= 0.5:
-            raise ValueError(f"baseline must be above 0 and at most 0.5, not {baseline}")
         if learn_cancellation and form == "burstprop":
             raise ValueError("learn_cancellation needs form 'burstccn': 'burstprop' has no pathway that cancels")
         self.form = form

@@ -1,7 +1,7 @@
 """Deep feedback control: a controller drives the output to its target, and layers learn from its help."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,9 @@ from bio_rl.mechanisms.feedback_weights import matched, random_feedback
 from bio_rl.mechanisms.local_jacobians import jacobian_updates
 from bio_rl.mechanisms.nudging import unit_error
 from bio_rl.mechanisms.relaxation import relax
-from bio_rl.mechanisms.settings import check_not_negative, check_positive, check_steps
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import Count, Fraction, NotNegative, Positive
 
 Feedback = Literal["learnt", "transpose"]
 
@@ -71,21 +71,14 @@ class DeepFeedbackControl(Rule):
     def __init__(
         self,
         feedback: Feedback = "learnt",
-        steps: int = 10,
-        tolerance: float = 0.01,
-        nudge: float = 0.01,
-        alpha: float = 0.1,
-        proportional: float = 0.1,
-        noise: float = 0.01,
+        steps: Count = 10,
+        tolerance: Fraction = 0.01,
+        nudge: Positive = 0.01,
+        alpha: NotNegative = 0.1,
+        proportional: Fraction = 0.1,
+        noise: Positive = 0.01,
     ):
         super().__init__()
-        if feedback not in get_args(Feedback):
-            raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, not {feedback!r}")
-        check_steps(steps)
-        check_not_negative(tolerance=tolerance, alpha=alpha)
-        if not 0 <= proportional <= 1:
-            raise ValueError(f"proportional must lie between 0 and 1, not {proportional}")
-        check_positive(nudge=nudge, noise=noise)
         self.feedback = feedback
         self.steps = steps
         self.tolerance = tolerance

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from bio_rl.layers import Dense, Updates
 from bio_rl.mechanisms.feedback_weights import at_most, random_feedback
 from bio_rl.mechanisms.nudging import unit_error
 from bio_rl.mechanisms.relaxation import largest
-from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
 from bio_rl.rule import Divergence, Rule, Trace
+from bio_rl.settings import Between, Count, Positive
 
 Dynamics = Literal["steady", "continuous"]
 Start = Literal["self_predicting", "random"]
@@ -76,32 +76,18 @@ class DendriticMicrocircuit(Rule):
 
     def __init__(
         self,
-        nudge: float = 0.01,
-        apical: float = 0.8,
-        somatic: float = 0.42,
+        nudge: Positive = 0.01,
+        apical: Positive = 0.8,
+        somatic: Annotated[float, Between(1e-3, 0.999)] = 0.42,
         start: Start = "self_predicting",
         learn_feedback: bool = False,
         dynamics: Dynamics = "steady",
-        rounds: int = 1,
-        duration: float = 20.0,
-        time_step: float = 0.1,
-        feedback_scale: float = 1.0,
+        rounds: Count = 1,
+        duration: Annotated[float, Between(1e-3, 1e4)] = 20.0,
+        time_step: Annotated[float, Between(1e-4, 1)] = 0.1,
+        feedback_scale: Positive = 1.0,
     ):
         super().__init__()
-        check_positive(
-            nudge=nudge,
-            apical=apical,
-            rounds=rounds,
-            duration=duration,
-            time_step=time_step,
-            feedback_scale=feedback_scale,
-        )
-        if not 0 < somatic < 1:
-            raise ValueError(f"somatic must be between 0 and 1, not {somatic}")
-        if start not in get_args(Start):
-            raise ValueError(f"unknown start {start!r}; known: {', '.join(get_args(Start))}")
-        if dynamics not in get_args(Dynamics):
-            raise ValueError(f"unknown dynamics {dynamics!r}; known: {', '.join(get_args(Dynamics))}")
         self.nudge = nudge
         self.apical = apical
         self.somatic = somatic

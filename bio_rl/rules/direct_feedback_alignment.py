@@ -4,9 +4,9 @@ from torch import Tensor, nn
 
 from bio_rl.layers import Updates
 from bio_rl.mechanisms.feedback_weights import listed, random_feedback
-from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import Positive
 
 
 class DirectFeedbackAlignment(Rule):
@@ -21,9 +21,8 @@ class DirectFeedbackAlignment(Rule):
 
     paper = "Nøkland 2016, Direct feedback alignment provides learning in deep neural networks"
 
-    def __init__(self, feedback_scale: float = 1.0):
+    def __init__(self, feedback_scale: Positive = 1.0):
         super().__init__()
-        check_positive(feedback_scale=feedback_scale)
         self.feedback_scale = feedback_scale
 
     def connect(self, network: Network) -> None:

@@ -1,7 +1,7 @@
 """Equilibrium propagation: a network that settles learns by how a nudge moves where it settles."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ from bio_rl.mechanisms.arithmetic import add_product
 from bio_rl.mechanisms.feedback_weights import learn_alike, random_feedback
 from bio_rl.mechanisms.nudging import unit_error
 from bio_rl.mechanisms.relaxation import relax, response, squared_spectral_norm
-from bio_rl.mechanisms.settings import check_not_negative, check_positive, check_steps
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import Between, Count, Fraction, NotNegative, Positive
 
 Nudging = Literal["symmetric", "one_sided"]
 Feedback = Literal["tied", "learnt"]
@@ -82,22 +82,13 @@ class EquilibriumPropagation(Rule):
         self,
         nudging: Nudging = "symmetric",
         feedback: Feedback = "tied",
-        kappa: float = 0.1,
-        nudge: float = 0.01,
-        steps: int = 30,
-        tolerance: float = 1e-6,
-        decay: float = 0.3,
+        kappa: Annotated[float, Between(1e-6, 0.249)] = 0.1,
+        nudge: Positive = 0.01,
+        steps: Count = 30,
+        tolerance: Fraction = 1e-6,
+        decay: NotNegative = 0.3,
     ):
         super().__init__()
-        if nudging not in get_args(Nudging):
-            raise ValueError(f"nudging must be one of {', '.join(get_args(Nudging))}, not {nudging!r}")
-        if feedback not in get_args(Feedback):
-            raise ValueError(f"feedback must be one of {', '.join(get_args(Feedback))}, not {feedback!r}")
-        if not 0 < kappa < 0.25:
-            raise ValueError(f"kappa must be above 0 and below 0.25, not {kappa}")
-        check_steps(steps)
-        check_positive(nudge=nudge, tolerance=tolerance)
-        check_not_negative(decay=decay)
         self.nudging = nudging
         self.feedback = feedback
         self.kappa = kappa

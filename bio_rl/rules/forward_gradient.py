@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bio_rl.mechanisms.perturbation import PerturbationRule, in_one_batch
+from bio_rl.mechanisms.perturbation import PerturbationRule, Readout, in_one_batch
 from bio_rl.network import Network
 from bio_rl.rule import Trace
+from bio_rl.settings import Count
 
-DIRECTIONS = ("weights", "activities")
+Directions = Literal["weights", "activities"]
 
 
 class ForwardGradient(PerturbationRule):
@@ -34,9 +36,7 @@ class ForwardGradient(PerturbationRule):
 
     paper = "Baydin, Pearlmutter, Syme, Wood & Torr 2022, Gradients without backpropagation"
 
-    def __init__(self, draws: int = 16, directions: str = "weights", readout: str = "exact"):
-        if directions not in DIRECTIONS:
-            raise ValueError(f"unknown directions {directions!r}; known: {', '.join(DIRECTIONS)}")
+    def __init__(self, draws: Count = 16, directions: Directions = "weights", readout: Readout = "exact"):
         super().__init__(draws, readout, in_weights=directions == "weights")
         self.directions = directions
 

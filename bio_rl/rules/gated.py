@@ -1,7 +1,7 @@
 """Gated plasticity: a neuromodulator scales how much each sample is learnt from, under any rule."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from bio_rl.mechanisms.arithmetic import nonzero
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
 from bio_rl.rules import make_rule, rule_class
+from bio_rl.settings import Between, Share
 
 
 class RunningMean(nn.Module):
@@ -109,7 +110,8 @@ def relative(signal: Tensor, usual: nn.Module) -> Tensor:
     return signal / nonzero(mean)
 
 
-GATES: dict[str, type[Gate]] = {"surprise": Surprise, "novelty": Novelty, "window": Window, "one": Gate}
+Kind = Literal["surprise", "novelty", "window", "one"]
+GATES: dict[Kind, type[Gate]] = {"surprise": Surprise, "novelty": Novelty, "window": Window, "one": Gate}
 
 
 class Gated(Rule):
@@ -156,19 +158,15 @@ class Gated(Rule):
     def __init__(
         self,
         rule: str = "feedback_alignment",
-        gate: str = "surprise",
-        rate: float = 0.01,
-        window: int = 1,
-        period: int = 2,
+        gate: Kind = "surprise",
+        rate: Share = 0.01,
+        window: Annotated[int, Between(1, 10**9)] = 1,
+        period: Annotated[int, Between(1, 10**9)] = 2,
         settings: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        if gate not in GATES:
-            raise ValueError(f"unknown gate {gate!r}; known: {', '.join(GATES)}")
-        if not 0 < rate <= 1:
-            raise ValueError(f"rate must be above 0 and at most 1, not {rate}")
-        if not 0 < window <= period:
-            raise ValueError(f"window must be at least 1 and at most the period, {period}, not {window}")
+        if window > period:
+            raise ValueError(f"window must be at most the period, {period}, not {window}")
         if not isinstance(settings, Mapping | None):
             raise ValueError(f"settings must be a mapping, such as {{decay: 0.1}}, not {settings!r}")
         self.rule = rule

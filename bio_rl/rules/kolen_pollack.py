@@ -4,9 +4,9 @@ from torch import Tensor
 
 from bio_rl.layers import Updates
 from bio_rl.mechanisms.feedback_weights import RandomFeedback, learn_alike, listed
-from bio_rl.mechanisms.settings import check_not_negative
 from bio_rl.network import Network
 from bio_rl.rule import Trace
+from bio_rl.settings import NotNegative, Positive
 
 
 class KolenPollack(RandomFeedback):
@@ -34,9 +34,8 @@ class KolenPollack(RandomFeedback):
     learnt = True
     paper = "Kolen & Pollack 1994, Backpropagation without weight transport; Akrout et al. 2019"
 
-    def __init__(self, decay: float = 0.5, feedback_scale: float = 1.0):
+    def __init__(self, decay: NotNegative = 0.5, feedback_scale: Positive = 1.0):
         super().__init__(feedback_scale)
-        check_not_negative(decay=decay)
         self.decay = decay
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:

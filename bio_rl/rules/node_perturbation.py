@@ -1,6 +1,7 @@
 """Node perturbation: noise in the neurons, correlated with what it did to the loss."""
 
-from bio_rl.mechanisms.perturbation import FiniteDifference
+from bio_rl.mechanisms.perturbation import FiniteDifference, Readout, Scale
+from bio_rl.settings import Count, Positive
 
 
 class NodePerturbation(FiniteDifference):
@@ -29,10 +30,10 @@ class NodePerturbation(FiniteDifference):
 
     def __init__(
         self,
-        draws: int = 4,
-        noise: float = 0.01,
-        scale: str = "fixed",
+        draws: Count = 4,
+        noise: Positive = 0.01,
+        scale: Scale = "fixed",
         antithetic: bool = False,
-        readout: str = "exact",
+        readout: Readout = "exact",
     ):
         super().__init__(draws, readout, in_weights=False, noise=noise, scale=scale, antithetic=antithetic)

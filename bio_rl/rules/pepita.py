@@ -1,5 +1,7 @@
 """PEPITA: a second forward sweep on an input that the error has modulated."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -7,12 +9,12 @@ from bio_rl.layers import Updates
 from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import matched, random_feedback
 from bio_rl.mechanisms.nudging import unit_error
-from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import Positive
 
-FEEDBACKS = ("random", "mirrored", "sampled")
-PRESYNAPTIC = ("free", "modulated")
+Feedback = Literal["random", "mirrored", "sampled"]
+Presynaptic = Literal["free", "modulated"]
 
 
 class Pepita(Rule):
@@ -55,16 +57,12 @@ class Pepita(Rule):
 
     def __init__(
         self,
-        modulation: float = 0.05,
-        feedback: str = "random",
-        presynaptic: str = "modulated",
+        modulation: Positive = 0.05,
+        feedback: Feedback = "random",
+        presynaptic: Presynaptic = "modulated",
         centred: bool = False,
     ):
         super().__init__()
-        check_positive(modulation=modulation)
-        for name, value, known in (("feedback", feedback, FEEDBACKS), ("presynaptic", presynaptic, PRESYNAPTIC)):
-            if value not in known:
-                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         self.modulation = modulation
         self.feedback = feedback
         self.presynaptic = presynaptic

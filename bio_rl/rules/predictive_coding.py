@@ -1,7 +1,7 @@
 """Predictive coding: every neuron has a value and an error, and learning follows from relaxing both."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ from bio_rl.mechanisms.arithmetic import add_product
 from bio_rl.mechanisms.descent import descend
 from bio_rl.mechanisms.nudging import unit_error
 from bio_rl.mechanisms.relaxation import relax, squared_spectral_norm
-from bio_rl.mechanisms.settings import check_positive, check_steps
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import Count, Fraction, Positive, Share
 
 Variant = Literal["inference", "fixed_prediction", "incremental", "error_based"]
 
@@ -85,18 +85,12 @@ class PredictiveCoding(Rule):
     def __init__(
         self,
         variant: Variant = "inference",
-        steps: int = 8,
-        nudge: float = 0.003,
-        step_size: float = 1.0,
-        tolerance: float = 1e-3,
+        steps: Count = 8,
+        nudge: Positive = 0.003,
+        step_size: Share = 1.0,
+        tolerance: Fraction = 1e-3,
     ):
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, not {variant!r}")
-        check_steps(steps)
-        if not 0 < step_size <= 1:
-            raise ValueError(f"step_size must be above 0 and at most 1, not {step_size}")
-        check_positive(nudge=nudge, tolerance=tolerance)
         self.variant = variant
         self.steps = steps
         self.nudge = nudge

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from bio_rl.layers import Updates
-from bio_rl.mechanisms.settings import check_not_negative
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import NotNegative
 
 
 class Readout(Rule):
@@ -25,9 +25,8 @@ class Readout(Rule):
 
     paper = "Rahimi & Recht 2007, Random features for large-scale kernel machines"
 
-    def __init__(self, hidden_bias: float = 1.0):
+    def __init__(self, hidden_bias: NotNegative = 1.0):
         super().__init__()
-        check_not_negative(hidden_bias=hidden_bias)
         self.hidden_bias = hidden_bias
 
     def connect(self, network: Network) -> None:

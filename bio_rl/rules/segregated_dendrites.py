@@ -9,9 +9,9 @@ from bio_rl.layers import Updates
 from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import random_feedback
 from bio_rl.mechanisms.nudging import unit_error
-from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import Positive
 
 
 class SegregatedDendrites(Rule):
@@ -49,9 +49,10 @@ class SegregatedDendrites(Rule):
     separate_phases = True
     nonlocal_scalars = "norm of the output error, mean of the apical potential over the batch"
 
-    def __init__(self, nudge: float = 0.5, slope: float = 0.01, centred: bool = True, feedback_scale: float = 1.0):
+    def __init__(
+        self, nudge: Positive = 0.5, slope: Positive = 0.01, centred: bool = True, feedback_scale: Positive = 1.0
+    ):
         super().__init__()
-        check_positive(nudge=nudge, slope=slope, feedback_scale=feedback_scale)
         self.nudge = nudge
         self.slope = slope
         self.centred = centred

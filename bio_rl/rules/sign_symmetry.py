@@ -1,7 +1,7 @@
 """Sign symmetry: feedback shares the forward weights' signs, not their sizes."""
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from bio_rl.layers import Dense
 from bio_rl.mechanisms.descent import LayerwiseFeedback
 from bio_rl.mechanisms.feedback_weights import listed
-from bio_rl.mechanisms.settings import check_positive
 from bio_rl.network import Network
+from bio_rl.settings import Positive
 
 Magnitudes = Literal["uniform", "fixed_random", "batch_random"]
 
@@ -32,11 +32,8 @@ class SignSymmetry(LayerwiseFeedback):
     # The sign of every forward weight is transported, its value is not.
     weight_transport = False
 
-    def __init__(self, magnitudes: Magnitudes = "uniform", feedback_scale: float = 1.0):
+    def __init__(self, magnitudes: Magnitudes = "uniform", feedback_scale: Positive = 1.0):
         super().__init__()
-        if magnitudes not in get_args(Magnitudes):
-            raise ValueError(f"magnitudes must be one of {', '.join(get_args(Magnitudes))}, not {magnitudes!r}")
-        check_positive(feedback_scale=feedback_scale)
         self.magnitudes = magnitudes
         self.feedback_scale = feedback_scale
 

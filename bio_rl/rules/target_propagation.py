@@ -1,7 +1,7 @@
 """Target propagation: layers are told what to do, not what they did wrong."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import matched, random_feedback
 from bio_rl.mechanisms.local_jacobians import jacobian_updates
 from bio_rl.mechanisms.nudging import unit_error
-from bio_rl.mechanisms.settings import check_not_negative, check_positive
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
+from bio_rl.settings import NotNegative, Positive
 
 Variant = Literal["local", "dtp", "ddtp_linear"]
 
@@ -59,12 +59,10 @@ class TargetPropagation(Rule):
     extra_sweeps = True
     nonlocal_scalars = "norms of the output error and of the feedback updates"
 
-    def __init__(self, variant: Variant = "local", noise: float = 0.1, nudge: float = 0.1, damping: float = 0.1):
+    def __init__(
+        self, variant: Variant = "local", noise: Positive = 0.1, nudge: Positive = 0.1, damping: NotNegative = 0.1
+    ):
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, not {variant!r}")
-        check_positive(noise=noise, nudge=nudge)
-        check_not_negative(damping=damping)
         self.variant = variant
         self.noise = noise
         self.nudge = nudge

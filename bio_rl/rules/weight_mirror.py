@@ -1,5 +1,7 @@
 """Weight mirror: feedback learns the forward weights from the responses to noise."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from bio_rl.layers import Dense, Updates
 from bio_rl.mechanisms.feedback_weights import RandomFeedback, listed, matched
 from bio_rl.network import Network
 from bio_rl.rule import Trace
+from bio_rl.settings import Between, Positive
 
 
 class WeightMirror(RandomFeedback):
@@ -30,10 +33,8 @@ class WeightMirror(RandomFeedback):
     separate_phases = True
     nonlocal_scalars = "norm of the feedback update"
 
-    def __init__(self, samples: int = 64, feedback_scale: float = 1.0):
+    def __init__(self, samples: Annotated[int, Between(2, 10**6)] = 64, feedback_scale: Positive = 1.0):
         super().__init__(feedback_scale)
-        if samples < 2:
-            raise ValueError(f"samples must be at least 2, not {samples}")
         self.samples = samples
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:

@@ -1,6 +1,7 @@
 """Weight perturbation: noise in the synapses, correlated with what it did to the loss."""
 
-from bio_rl.mechanisms.perturbation import FiniteDifference
+from bio_rl.mechanisms.perturbation import FiniteDifference, Readout, Scale
+from bio_rl.settings import Count, Positive
 
 
 class WeightPerturbation(FiniteDifference):
@@ -30,10 +31,10 @@ class WeightPerturbation(FiniteDifference):
 
     def __init__(
         self,
-        draws: int = 16,
-        noise: float = 0.001,
-        scale: str = "fixed",
+        draws: Count = 16,
+        noise: Positive = 0.001,
+        scale: Scale = "fixed",
         antithetic: bool = False,
-        readout: str = "exact",
+        readout: Readout = "exact",
     ):
         super().__init__(draws, readout, in_weights=True, noise=noise, scale=scale, antithetic=antithetic)

@@ -12,6 +12,7 @@ HOUSE = Path(bio_rl.__file__).parent
 FLOORS = [
     "activations",
     "layers",
+    "settings",
     "rule",
     "network",
     "mechanisms",

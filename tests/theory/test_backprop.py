@@ -80,5 +80,5 @@ def test_readouts_hidden_biases_are_spread_as_asked(build):
     spread = build(Readout(hidden_bias=2.0), (5, 500, 3))
     own = build(Readout(hidden_bias=0.0), (5, 500, 3))
     assert spread.layers[0].bias.abs().max() > 1.9 > own.layers[0].bias.abs().max()
-    with pytest.raises(ValueError, match="hidden_bias must be 0 or more"):
+    with pytest.raises(ValueError, match="hidden_bias must be a number from 0 to"):
         Readout(hidden_bias=-1)

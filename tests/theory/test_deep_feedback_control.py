@@ -263,12 +263,12 @@ def test_a_divergence_is_named(build, batch):
     ("settings", "message"),
     [
         ({"feedback": "learned"}, "feedback must be one of learnt, transpose, not 'learned'"),
-        ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"nudge": 0}, "nudge must be above 0"),
-        ({"noise": 0}, "noise must be above 0"),
-        ({"alpha": -1}, "alpha must be 0 or more"),
-        ({"tolerance": -1}, "tolerance must be 0 or more"),
-        ({"proportional": 2}, "proportional must lie between 0 and 1"),
+        ({"steps": 0}, "steps must be a whole number from"),
+        ({"nudge": 0}, "nudge must be a number from"),
+        ({"noise": 0}, "noise must be a number from"),
+        ({"alpha": -1}, "alpha must be a number from 0 to"),
+        ({"tolerance": -1}, "tolerance must be a number from 0 to"),
+        ({"proportional": 2}, "proportional must be a number from"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

@@ -214,11 +214,11 @@ def test_the_weight_mirror_never_outweighs_the_forward_update(build, batch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FeedbackAlignment(0), "feedback_scale must be above 0"),
-        (lambda: DirectFeedbackAlignment(-1), "feedback_scale must be above 0"),
+        (lambda: FeedbackAlignment(0), "feedback_scale must be a number from"),
+        (lambda: DirectFeedbackAlignment(-1), "feedback_scale must be a number from"),
         (lambda: SignSymmetry("unifrom"), "uniform, fixed_random, batch_random"),
-        (lambda: KolenPollack(decay=-1), "decay must be 0 or more"),
-        (lambda: WeightMirror(samples=1), "samples must be at least 2"),
+        (lambda: KolenPollack(decay=-1), "decay must be a number from 0 to"),
+        (lambda: WeightMirror(samples=1), "samples must be a whole number from"),
     ],
 )
 def test_a_bad_setting_is_named(make, message):

@@ -198,9 +198,9 @@ def test_no_error_no_learning_whatever_its_size_the_same_direction(build, batch,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"modulation": 0}, "modulation must be above 0, not 0"),
-        ({"feedback": "mirror"}, "unknown feedback 'mirror'; known: random, mirrored, sampled"),
-        ({"presynaptic": "both"}, "unknown presynaptic 'both'; known: free, modulated"),
+        ({"modulation": 0}, "modulation must be a number from"),
+        ({"feedback": "mirror"}, "feedback must be one of random, mirrored, sampled"),
+        ({"presynaptic": "both"}, "presynaptic must be one of free, modulated"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

@@ -298,9 +298,9 @@ def single_precision(network: Network) -> Network:
     ("settings", "message"),
     [
         ({"variant": "dpt"}, "variant must be one of local, dtp, ddtp_linear, not 'dpt'"),
-        ({"noise": 0}, "noise must be above 0"),
-        ({"nudge": -0.1}, "nudge must be above 0"),
-        ({"damping": -1}, "damping must be 0 or more"),
+        ({"noise": 0}, "noise must be a number from"),
+        ({"nudge": -0.1}, "nudge must be a number from"),
+        ({"damping": -1}, "damping must be a number from 0 to"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):
