@@ -6,6 +6,7 @@ turns it into one update for every parameter. ``loss.backward(); optimizer.step(
 training loop needs, and it is what it had before.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -25,7 +26,7 @@ class Network(nn.Module):
 
     Shapes: input ``(*members, batch, in_features)``, output ``(*members, batch, out_features)``.
     ``loss.backward()`` leaves in each parameter's ``grad`` what the rule assigned to it; a
-    parameter to which the rule assigns nothing keeps ``grad = None``.
+    parameter that the rule leaves out, as its ``teaches`` must say, keeps ``grad = None``.
 
     Attributes:
         modulator: a number per sample, ``(batch,)`` or ``(*members, batch)``, that an agent may leave here
@@ -159,6 +160,32 @@ class Network(nn.Module):
         self._check_input(x)
         return self.rule.forward(self, x).activities
 
+    @torch.no_grad()
+    def probe(self) -> None:
+        """Look at one update of a copy, before anything is learnt: is it there, and finite?
+
+        Nothing is changed, and nothing drawn. What a rule raises by itself it will raise again.
+
+        Raises:
+            ValueError: the first thing that is wrong with what the rule assigns, by the parameter's name.
+        """
+        twin, noise = copy.deepcopy(self), torch.Generator().manual_seed(0)
+        like, shape = self.layers[0].weight, (*self.members, 4)
+
+        def draw(features: int) -> Tensor:
+            return torch.randn(*shape, features, generator=noise, dtype=like.dtype).to(like.device)
+
+        twin.modulator = draw(1).squeeze(-1)
+        try:
+            trace = twin.rule.forward(twin, draw(self.in_features))
+            updates = twin.rule.assign(twin, trace, draw(self.out_features))
+        except Exception:
+            return
+        _check_updates(twin, updates)
+        for name, parameter in twin.named_parameters():
+            if parameter in updates and not updates[parameter].isfinite().all():
+                raise ValueError(f"{type(self.rule).__name__}: the update of {name} is not finite at the first step")
+
     def report(self, member: int, divergence: Divergence) -> None:
         """What a rule calls where a member's sweep diverges.
 
@@ -212,15 +239,58 @@ class _Boundary(torch.autograd.Function):
                 "an optimizer's step perhaps"
             )
         (*saved,) = ctx.saved_tensors
-        trace = Trace(saved[: ctx.activity_count], saved[ctx.activity_count :])
+        trace = Trace(saved[: ctx.activity_count], saved[ctx.activity_count :], disposable=True)
         # From here on the trace alone holds the activities (unless the graph is retained), so that a
         # rule may free each as soon as it has served, as autograd does.
         del saved
         ctx.maybe_clear_saved_tensors()
         updates = ctx.network.rule.assign(ctx.network, trace, output_error)
+        if not _is_plain(updates, ctx.parameters):
+            _check_updates(ctx.network, updates)
         if ctx.network.divergences:
             updates = _without_diverged(ctx.network, updates)
         return (None, None, *map(updates.get, ctx.parameters))
+
+
+def _is_plain(updates: Any, parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether every parameter has an update of its own kind and nothing else has one: cheap enough for each step."""
+    if type(updates) is not dict or len(updates) != len(parameters):
+        return False
+    found = list(map(updates.get, parameters))
+    return all(
+        type(update) is Tensor and update.shape == own.shape and update.dtype == own.dtype
+        for update, own in zip(found, parameters, strict=True)
+    )
+
+
+def _check_updates(network: Network, updates: Any) -> None:
+    """Refuse what a rule assigned if it is not a right update for each parameter that it teaches.
+
+    Raises:
+        ValueError: naming the rule and the parameter.
+    """
+    rule = type(network.rule).__name__
+    if not isinstance(updates, dict):
+        raise ValueError(f"{rule}: assign must return a dictionary of updates, not {updates!r}")
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    for key, update in updates.items():
+        if key not in names:
+            given = f"a tensor of shape {tuple(key.shape)}" if isinstance(key, Tensor) else repr(key)
+            raise ValueError(f"{rule}: assign gives an update to {given}, which is no parameter of this network")
+        if not isinstance(update, Tensor):
+            raise ValueError(f"{rule}: the update of {names[key]} must be a tensor, not {update!r}")
+        if update.shape != key.shape or update.dtype != key.dtype:
+            raise ValueError(
+                f"{rule}: the update of {names[key]} must have its shape {tuple(key.shape)} and {key.dtype}, "
+                f"not {tuple(update.shape)} and {update.dtype}"
+            )
+    left_out = [name for parameter, name in names.items() if parameter.requires_grad and parameter not in updates]
+    teaches = network.rule.teaches
+    if (teaches == "all" and left_out) or (teaches == "some" and not updates):
+        raise ValueError(
+            f"{rule}: assign gives no update to {left_out[0]}; a rule that means to leave parameters out says "
+            'teaches = "some" in its class, one that teaches nothing teaches = "none"'
+        )
 
 
 def _without_diverged(network: Network, updates: Updates) -> Updates:

@@ -24,10 +24,13 @@ class Trace(NamedTuple):
         activities: the input, then every layer's activity up to the output, each
             ``(*members, batch, features)``.
         extra: whatever else the rule's own sweep wants to find again.
+        disposable: whether nobody wants the activities after ``assign``, so that it may free each of
+            them as soon as it has served, as autograd does.
     """
 
     activities: list[Tensor]
     extra: Sequence[Tensor] = ()
+    disposable: bool = False
 
 
 class Divergence(ArithmeticError):
@@ -55,23 +58,31 @@ class Rule(nn.Module):
     gradient. Both are saved with the network.
     """
 
+    # What a rule is, in its own words; a rule that leaves one of these out counts as not having said.
     paper: ClassVar[str]
     """Authors, year and title of the source."""
-    ngrad: ClassVar[Literal["time", "space", "population", "perturbation", "none"]] = "none"
+    ngrad: ClassVar[Literal["time", "space", "population", "perturbation", "none"]]
     """Where differences of activity carry the credit (Lillicrap et al. 2020)."""
-    weight_transport: ClassVar[bool] = False
+    weight_transport: ClassVar[bool]
     """Whether feedback reads the values of the forward weights."""
-    separate_phases: ClassVar[bool] = False
+    separate_phases: ClassVar[bool]
     """Whether inference and learning need phases of their own."""
-    error_neurons: ClassVar[bool] = False
+    error_neurons: ClassVar[bool]
     """Whether dedicated neurons hold errors."""
-    extra_sweeps: ClassVar[bool] = False
+    extra_sweeps: ClassVar[bool]
     """Whether a sample needs more than one forward sweep."""
-    nonlocal_scalars: ClassVar[str] = ""
+    nonlocal_scalars: ClassVar[str]
     """Stabilisers that use a number which a neuron cannot know, by name; empty where there are none."""
+
+    teaches: ClassVar[Literal["all", "some", "none"]] = "all"
+    """Whether ``assign`` gives an update to all parameters that learn, leaves some out on purpose, or all."""
+    frees_trace: ClassVar[bool] = False
+    """Whether ``assign`` is through with the activities that it has taken by ``take``; never inherited by another's."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        if "assign" in vars(cls) and "frees_trace" not in vars(cls):
+            cls.frees_trace = False
         if "__init__" in vars(cls):
             cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
@@ -90,8 +101,11 @@ class Rule(nn.Module):
                 number of a run.
 
         Raises:
-            ValueError: a rule that is in use already, or seeds that are not one a member.
+            ValueError: a rule that is in use already, or whose constructor has left out ``Rule``'s; or seeds
+                that are not one a member.
         """
+        if "generators" not in vars(self):
+            raise ValueError(f"{type(self).__name__}.__init__ must begin with super().__init__()")
         if self.generators:
             raise ValueError(f"this {type(self).__name__} belongs to a network already; make one for each network")
         count = math.prod(network.members)
@@ -124,7 +138,7 @@ class Rule(nn.Module):
 
         Returns:
             Updates in the gradient's convention: the optimizer subtracts them. A parameter that
-            is left out does not learn.
+            is left out does not learn, which a rule says by ``teaches``.
         """
         raise NotImplementedError
 
@@ -134,6 +148,24 @@ class Rule(nn.Module):
         Empty where nothing descends layer by layer. Asking changes nothing in the rule.
         """
         return ()
+
+    def direct_feedback(self, network: Network) -> Sequence[Tensor]:
+        """The weights by which the output's error reaches each hidden layer, one ``(*members, out, o)`` a hidden layer.
+
+        Empty where none does so straight away. Asking changes nothing in the rule.
+        """
+        return ()
+
+    def diagnostics(self, network: Network) -> dict[str, float]:
+        """Numbers of the rule's own that a run logs with every evaluation, as ``rule/<network>/<name>``.
+
+        Asking changes nothing in the rule: no state, no random numbers.
+        """
+        return {}
+
+    def take(self, trace: Trace) -> list[Tensor]:
+        """The trace's activities, to be popped as they have served: of a trace that others may want, a copy."""
+        return trace.activities if trace.disposable and self.frees_trace else list(trace.activities)
 
     def randn(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal numbers of a shape ``(*members, ...)``, with the dtype and device of ``like``.
@@ -166,6 +198,10 @@ class Rule(nn.Module):
         if not self._members:
             return (numbers,)
         return numbers.view(len(self.generators), *numbers.shape[len(self._members) :]).unbind()
+
+    def extra_repr(self) -> str:
+        names = inspect.signature(type(self)).parameters
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name))
 
     def get_extra_state(self) -> Tensor:
         """The generators' states, ``(*members, bytes)``."""

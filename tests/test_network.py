@@ -7,13 +7,18 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from variants import EVERY_RULE
 
 from bio_rl import Dense, Network, make_rule
+from bio_rl.diagnostics.alignment import feedback_angles
 from bio_rl.rules import (
     Backprop,
+    DirectFeedbackAlignment,
     FeedbackAlignment,
     KolenPollack,
+    PredictiveCoding,
     Rule,
+    SegregatedDendrites,
     SignSymmetry,
     WeightMirror,
     rule_class,
@@ -238,11 +243,23 @@ def test_a_rule_serves_one_network(build):
 # --- rules by name --------------------------------------------------------------------------
 
 
+DECLARED = [
+    "paper",
+    "ngrad",
+    "weight_transport",
+    "separate_phases",
+    "error_neurons",
+    "extra_sweeps",
+    "nonlocal_scalars",
+]
+
+
 @pytest.mark.parametrize("name", rule_names())
 def test_every_rule_says_what_it_is(name):
     cls = rule_class(name)
     assert cls.paper
     assert cls.__doc__
+    assert set(DECLARED) <= vars(cls).keys()
     assert cls.ngrad in {"time", "space", "population", "perturbation", "none"}
 
 
@@ -259,6 +276,7 @@ def test_a_rule_is_found_by_its_name():
 def test_a_rule_of_ones_own_needs_assign_only(build, batch):
     class Half(Rule):
         paper = "none"
+        teaches = "some"
 
         def assign(self, network, trace, output_error):
             return {layer.weight: 0.5 * layer.weight for layer in network.layers}
@@ -269,3 +287,165 @@ def test_a_rule_of_ones_own_needs_assign_only(build, batch):
     for layer in network.layers:
         torch.testing.assert_close(layer.weight.grad, 0.5 * layer.weight.detach())
         assert layer.bias.grad is None
+
+
+class Assigning(Rule):
+    """Assigns what a test says: a function of the network and of what backprop would assign."""
+
+    paper = "none"
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def assign(self, network, trace, output_error):
+        return self.what(network, Backprop.assign(Backprop(), network, trace, output_error))
+
+
+WRONG = [
+    (lambda network, exact: None, "must return a dictionary of updates, not None"),
+    (lambda network, exact: {}, "no update to layers.0.weight; a rule that means to leave"),
+    (lambda network, exact: {**exact, "weight": 1}, "an update to 'weight', which is no parameter of this network"),
+    (
+        lambda network, exact: {**exact, nn.Parameter(torch.ones(2)): torch.ones(2)},
+        r"a tensor of shape \(2,\), which is",
+    ),
+    (
+        lambda network, exact: {**exact, network.layers[1].bias: None},
+        "update of layers.1.bias must be a tensor, not None",
+    ),
+    (
+        lambda network, exact: {**exact, network.layers[1].bias: 0.5},
+        "update of layers.1.bias must be a tensor, not 0.5",
+    ),
+    (
+        lambda network, exact: {**exact, network.layers[1].bias: torch.ones(1, 6).double()},
+        r"layers.1.bias must have its shape \(6,\) and torch.float64, not \(1, 6\)",
+    ),
+    (
+        lambda network, exact: {key: update.float() for key, update in exact.items()},
+        "layers.2.weight must have its shape .* and torch.float64, not .*torch.float32",
+    ),
+    (
+        lambda network, exact: {key: update for key, update in exact.items() if key is not network.layers[0].bias},
+        "Assigning: assign gives no update to layers.0.bias",
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "message"), WRONG)
+def test_a_rule_that_assigns_what_it_should_not_is_refused_by_name(build, batch, what, message):
+    network = build(Assigning(what))
+    x, output_error = batch(network)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match=message):
+        network.probe()
+    with pytest.raises(ValueError, match=message):
+        network(x).backward(output_error)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_probe_finds_what_is_not_finite_and_changes_nothing(build):
+    network = build(
+        Assigning(lambda network, exact: exact | {network.layers[0].bias: torch.full((8,), torch.nan).double()})
+    )
+    with pytest.raises(ValueError, match=r"the update of layers\.0\.bias is not finite at the first step"):
+        network.probe()
+    drawing = build(WeightMirror())
+    state, seed = copy.deepcopy(drawing.state_dict()), torch.get_rng_state()
+    drawing.probe()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in drawing.state_dict().items())
+    assert torch.equal(seed, torch.get_rng_state())
+    assert drawing.modulator is None
+
+
+@pytest.mark.parametrize("sizes", [(5, 3), (5, 4, 3), (5, 4, 4, 3)])
+@pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
+def test_every_rule_teaches_what_it_says(build, batch, name, settings, sizes):
+    network = build(make_rule(name, **settings), sizes)
+    network.probe()
+    x, output_error = batch(network)
+    network.modulator = torch.ones(len(x))
+    network(x).backward(output_error)
+    taught = [p.grad is not None for p in network.parameters() if p.requires_grad]
+    assert all(taught) if network.rule.teaches == "all" else any(taught)
+
+
+def test_a_rule_that_teaches_nothing_says_so(build, batch):
+    class Nothing(Assigning):
+        teaches = "none"
+
+    network = build(Nothing(lambda network, exact: {}))
+    x, output_error = batch(network)
+    network.probe()
+    network(x).backward(output_error)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_frozen_parameter_may_have_an_update(build, batch):
+    network = build(Backprop())
+    network.layers[0].weight.requires_grad_(False)
+    x, output_error = batch(network)
+    network(x).backward(output_error)
+    assert network.layers[0].weight.grad is None
+
+
+def test_a_constructor_that_leaves_out_rules_own_is_named(build):
+    class Hasty(Rule):
+        def __init__(self):
+            self.gain = 1
+
+    with pytest.raises(ValueError, match=r"Hasty.__init__ must begin with super\(\).__init__\(\)"):
+        build(Hasty())
+
+
+@pytest.mark.parametrize("parent", [Backprop, KolenPollack, DirectFeedbackAlignment])
+def test_a_rule_that_builds_on_another_finds_its_trace_as_it_was(build, batch, parent):
+    class Heir(parent):
+        def assign(self, network, trace, output_error):
+            before = list(trace.activities)
+            updates = super().assign(network, trace, output_error)
+            assert len(trace.activities) == len(before)
+            assert all(now is then for now, then in zip(trace.activities, before, strict=True))
+            return updates
+
+    network = build(Heir())
+    x, output_error = batch(network)
+    network(x).backward(output_error)
+    with torch.no_grad():
+        trace = network.rule.forward(network, x)
+        parent.assign(network.rule, network, trace, output_error)
+    assert len(trace.activities) == 4
+
+
+def test_a_rule_shows_its_settings():
+    assert repr(PredictiveCoding(steps=5)).startswith("PredictiveCoding(variant='inference', steps=5, nudge=0.003,")
+
+
+def test_settings_for_a_rule_that_has_its_own_are_refused():
+    rule = KolenPollack()
+    assert make_rule(rule) is rule
+    with pytest.raises(TypeError, match=r"KolenPollack\(decay=0.5, .* has its settings already; decay cannot be given"):
+        make_rule(rule, decay=0.1)
+
+
+def test_an_import_error_inside_a_rules_module_is_not_hidden(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "needs_more.py").write_text("import no_such_library")
+    (tmp_path / "has_none.py").write_text("")
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        make_rule("needs_more:Rule")
+    for name in ("has_none:Rule", "no_such_module:Rule", "no_such.module:Rule"):
+        with pytest.raises(ValueError, match=f"unknown rule '{name}'"):
+            make_rule(name)
+
+
+@pytest.mark.parametrize("rule", [DirectFeedbackAlignment, SegregatedDendrites])
+def test_direct_feedback_has_an_angle_to_the_path_that_leads_to_the_output(build, rule):
+    network = build(rule(), members=(2,))
+    second, third = (layer.weight for layer in network.layers[1:])
+    assert all(60 < angle < 120 for angle in feedback_angles(network))
+    with torch.no_grad():
+        network.rule.feedback[0].copy_(3 * third @ second)
+        network.rule.feedback[1].copy_(-third)
+    assert feedback_angles(network) == pytest.approx([0, 180], abs=1e-4)

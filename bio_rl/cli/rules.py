@@ -34,7 +34,7 @@ def properties(config_dir: Path | None = None) -> list[dict[str, Any]]:
     """
     classes = {name: rule_class(name) for name in rule_names()} | _own_rules(config_dir)
     keys = ("ngrad", *NEEDS, "paper")
-    return [{"name": name} | {key: getattr(rule, key) for key in keys} for name, rule in classes.items()]
+    return [{"name": name} | {key: getattr(rule, key, None) for key in keys} for name, rule in classes.items()]
 
 
 def _own_rules(config_dir: Path | None) -> dict[str, type[Rule]]:
@@ -63,12 +63,17 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for column in table.columns[:-1]:
         column.no_wrap = True
     for row in rows:
-        needs = " ".join(words[0].upper() if row[key] else "·" for key, words in NEEDS.items())
-        table.add_row(row["name"], row["ngrad"].replace("none", "·"), needs, _citation(row["paper"]))
+        needs = " ".join(_mark(row[key], words) for key, words in NEEDS.items())
+        table.add_row(row["name"], (row["ngrad"] or "?").replace("none", "·"), needs, _citation(row["paper"] or "?"))
     console = Console(highlight=False)
     console.print(table)
     console.print("\n" + ", ".join(f"[bold]{words[0].upper()}[/] {words}" for words in NEEDS.values()))
     console.print("bio-rl rules --json says more, with the papers in full")
+
+
+def _mark(value: bool | str | None, words: str) -> str:
+    """A need's initial, a dot where there is none, and a question mark where the rule does not say."""
+    return "?" if value is None else words[0].upper() if value else "·"
 
 
 def _citation(paper: str) -> str:

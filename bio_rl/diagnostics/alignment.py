@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ def feedback_angles(network: Network) -> list[float]:
     """The angle in degrees between feedback and forward weights, for each layer but the first.
 
     0 where feedback is the transpose that backprop uses; about 90 where it is unrelated to it.
-    Empty for a rule whose signals do not descend layer by layer. The mean over members.
+    Feedback that comes straight from the output is held against the product of the weights that lead
+    there, from the layer on. Empty for a rule that has neither. The mean over members.
     """
     return [float(each.mean()) for each in feedback_angles_by_member(network)]
 
@@ -34,8 +36,12 @@ def feedback_angles(network: Network) -> list[float]:
 @torch.no_grad()
 def feedback_angles_by_member(network: Network) -> list[Tensor]:
     """As ``feedback_angles``, each member's: one ``(*members,)`` a layer but the first."""
+    layers, direct = network.layers[1:], network.rule.direct_feedback(network)
+    if direct:
+        paths = list(accumulate((layer.weight for layer in reversed(layers)), torch.matmul))[::-1]
+        return [angle(weight, path) for weight, path in zip(direct, paths, strict=True)]
     feedback = network.rule.feedback_weights(network)
-    return [angle(weight, layer.weight) for weight, layer in zip(feedback, network.layers[1:], strict=False)]
+    return [angle(weight, layer.weight) for weight, layer in zip(feedback, layers, strict=False)]
 
 
 def update_angles(network: Network, x: Tensor, output_error: Tensor) -> list[float]:

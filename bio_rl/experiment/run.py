@@ -131,14 +131,14 @@ def train(
             callbacks = [
                 EndsWhenTold(interruption),
                 FiniteParameters(),
-                PeriodicEvaluation(evaluator, config.evaluation.interval, _angle_scalars),
+                PeriodicEvaluation(evaluator, config.evaluation.interval, _rule_scalars),
                 *added,
                 bar,
             ]
             agent.learn(config.env.timesteps, callbacks, **_given(log_interval=config.logging.interval))
         learning_seconds = bar.seconds - evaluator.seconds
         final = evaluator.evaluate(agent, FINAL_SEED)
-        scalars = evaluation_scalars(agent, final) | _angle_scalars(agent)
+        scalars = evaluation_scalars(agent, final) | _rule_scalars(agent)
         log_final(agent.logger, config, names, scalars, agent.num_timesteps)
         result |= {
             "return_mean": final.return_mean,
@@ -185,6 +185,8 @@ def check(config: DictConfig) -> None:
     envs = training_envs(config.env, config.agent.get("gamma", 1.0), in_process=True)
     agent = build_agent(config, envs)
     check_advantages(agent)
+    for network in agent.policy.networks.values():  # type: ignore[operator]
+        network.probe()
     # A rule that cannot be saved would say so after the training only.
     with TemporaryDirectory() as folder:
         save_model(agent, Path(folder))
@@ -288,13 +290,21 @@ def _angles(agent: BaseAlgorithm) -> dict[str, list[float]]:
     return {name: values for name, values in angles.items() if values}
 
 
-def _angle_scalars(agent: BaseAlgorithm) -> dict[str, float]:
+def _rule_scalars(agent: BaseAlgorithm) -> dict[str, float]:
+    """How far feedback has come to agree with forward weights, and what a rule has to say for itself."""
     # The first layer gets no feedback from below: numbers start at layer 2.
-    return {
+    angles = {
         f"feedback_angle/{name}/layer_{number}": angle
         for name, angles in _angles(agent).items()
         for number, angle in enumerate(angles, start=2)
     }
+    networks: dict[str, Network] = agent.policy.networks  # type: ignore[assignment]
+    own = {
+        f"rule/{name}/{key}": value
+        for name, network in networks.items()
+        for key, value in network.rule.diagnostics(network).items()
+    }
+    return angles | own
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -21,6 +21,11 @@ def add_product(base: Tensor, signal: Tensor, weight: Tensor, *, out: Tensor, sc
     return out
 
 
+def outer_product(post: Tensor, pre: Tensor) -> Tensor:
+    """The Hebbian update of weights of any shape: ``(*members, b, o), (*members, b, i) -> (*members, o, i)``."""
+    return torch.matmul(post.mT, pre)
+
+
 def nonzero(divisor: Tensor) -> Tensor:
     """A divisor that leaves 0 / 0 at 0: 1 where it is 0."""
     return divisor.masked_fill(divisor == 0, 1)

@@ -50,12 +50,13 @@ def local_updates(network: Network, trace: Trace, deltas: Iterable[Tensor]) -> U
 class LayerwiseFeedback(Rule):
     """Backprop's equations with feedback weights in place of the transposed forward weights."""
 
+    frees_trace = True
+
     @abstractmethod
     def feedback_weights(self, network: Network) -> Sequence[Tensor]: ...
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
-        # Each activity leaves the trace once it has served, so that memory falls as it does in autograd.
-        layers, activities = network.layers, trace.activities
+        layers, activities = network.layers, self.take(trace)
         updates: Updates = {}
         feedback = iter(self.descending_weights(network))
         delta = layers[-1].activation.gate(output_error, activities.pop())

@@ -30,17 +30,30 @@ def rule_class(name: str) -> type[Rule]:
         )
     module_name, _, class_name = name.partition(":") if ":" in name else (f"{__name__}.{name}", "", _class_name(name))
     try:
-        found = getattr(import_module(module_name), class_name)
-    except (ModuleNotFoundError, AttributeError):
-        raise ValueError(f"unknown rule {name!r}; known: {', '.join(rule_names())}, or module:Class") from None
+        found = getattr(import_module(module_name), class_name, None)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not
+        found = None
+    if found is None:
+        raise ValueError(f"unknown rule {name!r}; known: {', '.join(rule_names())}, or module:Class")
     if not (isinstance(found, type) and issubclass(found, Rule)):
         raise ValueError(f"{name!r} is not a rule: it is no subclass of bio_rl.Rule")
     return found
 
 
 def make_rule(rule: str | Rule, /, **settings: Any) -> Rule:
-    """A fresh rule by its name (see ``rule_class``); a rule object is returned as it is."""
-    return rule if isinstance(rule, Rule) else rule_class(rule)(**settings)
+    """A fresh rule by its name (see ``rule_class``) and its settings; a rule object is returned as it is.
+
+    Raises:
+        ValueError: there is no such rule, or a setting has a value that it cannot have.
+        TypeError: a setting that the rule does not have, or settings for a rule object, which has its own.
+    """
+    if not isinstance(rule, Rule):
+        return rule_class(rule)(**settings)
+    if settings:
+        raise TypeError(f"{rule} has its settings already; {', '.join(settings)} cannot be given to it")
+    return rule
 
 
 def _class_name(name: str) -> str:

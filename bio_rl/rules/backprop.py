@@ -10,6 +10,11 @@ class Backprop(LayerwiseFeedback):
     """Errors descend through the transposed forward weights; every update is the exact gradient."""
 
     paper = "Rumelhart, Hinton & Williams 1986, Learning representations by back-propagating errors"
+    ngrad = "none"
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = False
+    nonlocal_scalars = ""
     weight_transport = True
     # It draws nothing, so that a network that learns by it holds no more than torch's own would.
     get_extra_state, set_extra_state = nn.Module.get_extra_state, nn.Module.set_extra_state

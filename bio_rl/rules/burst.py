@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bio_rl.activations import ACTIVATIONS, Activation
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.arithmetic import outer_product
 from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import at_most, random_feedback
 from bio_rl.mechanisms.nudging import unit_error
@@ -60,6 +61,9 @@ class Burst(Rule):
     """
 
     paper = "Payeur et al. 2021, Burst-dependent synaptic plasticity; Greedy et al. 2022, BurstCCN"
+    weight_transport = False
+    error_neurons = False
+    extra_sweeps = False
     ngrad = "space"
     # `burstprop` has two.
     separate_phases = False
@@ -159,7 +163,7 @@ class Burst(Rule):
         for index, (layer, weight) in enumerate(zip(network.layers[1:], self.cancellation, strict=True)):
             above = events[index + 1]
             apical = self._apical(network, index, self.baseline * above, above)
-            update = layer.outer(apical.mul_(-size), above)[layer.weight]
+            update = outer_product(above, apical.mul_(-size))
             updates[weight] = at_most(update, updates[layer.weight])
 
     def _random(self, network: Network) -> list[nn.Parameter]:

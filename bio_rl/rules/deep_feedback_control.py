@@ -61,6 +61,7 @@ class DeepFeedbackControl(Rule):
     """
 
     paper = "Meulemans et al. 2021, Credit assignment in neural networks through deep feedback control; 2022"
+    error_neurons = False
     ngrad = "time"
     # `transpose` alone reads forward weights.
     weight_transport = False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Dense, Updates
+from bio_rl.mechanisms.arithmetic import outer_product
 from bio_rl.mechanisms.feedback_weights import at_most, random_feedback
 from bio_rl.mechanisms.nudging import unit_error
 from bio_rl.mechanisms.relaxation import largest
@@ -71,6 +72,10 @@ class DendriticMicrocircuit(Rule):
     """
 
     paper = "Sacramento, Costa, Bengio & Senn 2018, Dendritic cortical microcircuits approximate backpropagation"
+    weight_transport = False
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = False
     ngrad = "space"
     nonlocal_scalars = "norms of the output error and of the inhibitory and feedback updates"
 
@@ -194,7 +199,7 @@ class DendriticMicrocircuit(Rule):
         for index, layer in enumerate(network.layers[1:]):
             interneuron = self._interneuron(index, trace.activities, acting)
             apical = self.apical_potential(network, index, acting[index + 1], interneuron).mul_(-size)
-            updates.append(layer.outer(apical, layer.activation.forward(interneuron))[layer.weight])
+            updates.append(outer_product(layer.activation.forward(interneuron), apical))
         return updates
 
     def _feedback_updates(self, network: Network, trace: Trace, size: Tensor) -> list[Tensor]:
@@ -202,7 +207,7 @@ class DendriticMicrocircuit(Rule):
         for index, layer in enumerate(network.layers[1:]):
             below, activity, above = network.layers[index], trace.activities[index + 1], trace.activities[index + 2]
             expected = below.activation.forward(layer.feedback(above, self.feedback[index]))
-            updates.append(layer.outer((expected - activity).mul_(size), above)[layer.weight])
+            updates.append(outer_product(above, (expected - activity).mul_(size)))
         return updates
 
     def _interneurons(self, index: int) -> Dense:

@@ -19,7 +19,14 @@ class DirectFeedbackAlignment(Rule):
         ValueError: a ``feedback_scale`` that is not positive.
     """
 
+    frees_trace = True
     paper = "Nøkland 2016, Direct feedback alignment provides learning in deep neural networks"
+    ngrad = "none"
+    weight_transport = False
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = False
+    nonlocal_scalars = ""
 
     def __init__(self, feedback_scale: Positive = 1.0):
         super().__init__()
@@ -31,9 +38,11 @@ class DirectFeedbackAlignment(Rule):
             for layer in network.layers[:-1]
         )
 
+    def direct_feedback(self, network: Network) -> list[Tensor]:
+        return list(self.feedback)
+
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
-        # Each activity leaves the trace once it has served, so that memory falls as it does in autograd.
-        output, activities = network.layers[-1], trace.activities
+        output, activities = network.layers[-1], self.take(trace)
         output_delta = output.activation.gate(output_error, activities.pop())
         updates = output.outer(activities[-1], output_delta)
         for layer, weight in zip(network.layers[-2::-1], reversed(listed(self.feedback)), strict=True):

@@ -71,6 +71,7 @@ class EquilibriumPropagation(Rule):
         "Scellier & Bengio 2017, Equilibrium propagation: bridging the gap between energy-based models "
         "and backpropagation"
     )
+    error_neurons = False
     ngrad = "time"
     # With `learnt` feedback there is none.
     weight_transport = True

@@ -14,3 +14,9 @@ class FeedbackAlignment(RandomFeedback):
     """
 
     paper = "Lillicrap, Cownden, Tweed & Akerman 2016, Random synaptic feedback weights support error backpropagation"
+    ngrad = "none"
+    weight_transport = False
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = False
+    nonlocal_scalars = ""

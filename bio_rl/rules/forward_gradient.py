@@ -35,6 +35,12 @@ class ForwardGradient(PerturbationRule):
     """
 
     paper = "Baydin, Pearlmutter, Syme, Wood & Torr 2022, Gradients without backpropagation"
+    ngrad = "perturbation"
+    weight_transport = False
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = True
+    nonlocal_scalars = ""
 
     def __init__(self, draws: Count = 16, directions: Directions = "weights", readout: Readout = "exact"):
         super().__init__(draws, readout, in_weights=directions == "weights")

@@ -154,6 +154,12 @@ class Gated(Rule):
     """
 
     paper = "Frémaux & Gerstner 2016, Neuromodulated STDP, and theory of three-factor learning rules"
+    ngrad = "none"
+    weight_transport = False
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = False
+    nonlocal_scalars = ""
 
     def __init__(
         self,

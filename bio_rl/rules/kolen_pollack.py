@@ -32,7 +32,14 @@ class KolenPollack(RandomFeedback):
     """
 
     learnt = True
+    frees_trace = True
     paper = "Kolen & Pollack 1994, Backpropagation without weight transport; Akrout et al. 2019"
+    ngrad = "none"
+    weight_transport = False
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = False
+    nonlocal_scalars = ""
 
     def __init__(self, decay: NotNegative = 0.5, feedback_scale: Positive = 1.0):
         super().__init__(feedback_scale)

@@ -27,6 +27,12 @@ class NodePerturbation(FiniteDifference):
     """
 
     paper = "Werfel, Xie & Seung 2005, Learning curves for stochastic gradient descent in linear feedforward networks"
+    ngrad = "perturbation"
+    weight_transport = False
+    separate_phases = True
+    error_neurons = False
+    extra_sweeps = True
+    nonlocal_scalars = ""
 
     def __init__(
         self,

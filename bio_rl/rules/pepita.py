@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bio_rl.layers import Updates
+from bio_rl.mechanisms.arithmetic import outer_product
 from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import matched, random_feedback
 from bio_rl.mechanisms.nudging import unit_error
@@ -51,6 +52,9 @@ class Pepita(Rule):
     """
 
     paper = "Dellaferrera & Kreiman 2022, Error-driven input modulation; Srinivasan et al. 2024, Forward learning"
+    weight_transport = False
+    error_neurons = False
+    nonlocal_scalars = ""
     ngrad = "time"
     separate_phases = True
     extra_sweeps = True
@@ -109,4 +113,4 @@ class Pepita(Rule):
         x = trace.activities[0]
         noise = self.randn(x.shape, x)
         response = self.forward(network, x + self.modulation * noise).activities[-1] - trace.activities[-1]
-        return torch.matmul(response.mT, noise) / (self.modulation * x.shape[-2])
+        return outer_product(response, noise) / (self.modulation * x.shape[-2])

@@ -23,7 +23,14 @@ class Readout(Rule):
         ValueError: a negative ``hidden_bias``.
     """
 
+    teaches = "some"
     paper = "Rahimi & Recht 2007, Random features for large-scale kernel machines"
+    ngrad = "none"
+    weight_transport = False
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = False
+    nonlocal_scalars = ""
 
     def __init__(self, hidden_bias: NotNegative = 1.0):
         super().__init__()

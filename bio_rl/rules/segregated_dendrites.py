@@ -45,6 +45,9 @@ class SegregatedDendrites(Rule):
     """
 
     paper = "Guerguiev, Lillicrap & Richards 2017, Towards deep learning with segregated dendrites"
+    weight_transport = False
+    error_neurons = False
+    extra_sweeps = False
     ngrad = "space"
     separate_phases = True
     nonlocal_scalars = "norm of the output error, mean of the apical potential over the batch"
@@ -63,6 +66,9 @@ class SegregatedDendrites(Rule):
             random_feedback(self, layer.weight, network.out_features, layer.out_features, self.feedback_scale)
             for layer in network.layers[:-1]
         )
+
+    def direct_feedback(self, network: Network) -> list[Tensor]:
+        return list(self.feedback)
 
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         return local_updates(network, trace, self._deltas(network, trace, output_error))

@@ -29,6 +29,11 @@ class SignSymmetry(LayerwiseFeedback):
     """
 
     paper = "Liao, Leibo & Poggio 2016, How important is weight symmetry in backpropagation?"
+    ngrad = "none"
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = False
+    nonlocal_scalars = ""
     # The sign of every forward weight is transported, its value is not.
     weight_transport = False
 

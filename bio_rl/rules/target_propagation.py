@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Dense, Updates
+from bio_rl.mechanisms.arithmetic import outer_product
 from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import matched, random_feedback
 from bio_rl.mechanisms.local_jacobians import jacobian_updates
@@ -52,6 +53,7 @@ class TargetPropagation(Rule):
     """
 
     paper = "Lee et al. 2015, Difference target propagation; Meulemans et al. 2020; Ernoult et al. 2022"
+    error_neurons = False
     ngrad = "time"
     # `dtp` alone reads forward weights, those of the output layer.
     weight_transport = False
@@ -183,7 +185,7 @@ class _Inverses(_Feedback):
             code = layer.forward(noisy)
             guess = self._inverse(network, index, code)
             delta = network.layers[index - 1].activation.gate(guess - noisy, guess)
-            yield weight, layer, layer.outer(delta, code)[layer.weight]
+            yield weight, layer, outer_product(code, delta)
             yield bias, layer, delta.sum(-2, keepdim=True)
 
     def _inverse(self, network: Network, index: int, activity: Tensor) -> Tensor:
@@ -222,5 +224,5 @@ class _DirectInverses(_Feedback):
                 response = layer.forward(response)
             response = response.sub_(activities[-1]).div_(rule.noise)
             error = network.layers[-1].feedback(response, weight).sub_(noise)
-            update = torch.matmul(response.mT, error).add_(weight, alpha=rule.damping * error.shape[-2])
+            update = outer_product(response, error).add_(weight, alpha=rule.damping * error.shape[-2])
             yield weight, network.layers[index], update

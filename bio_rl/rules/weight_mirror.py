@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from bio_rl.layers import Dense, Updates
+from bio_rl.mechanisms.arithmetic import outer_product
 from bio_rl.mechanisms.feedback_weights import RandomFeedback, listed, matched
 from bio_rl.network import Network
 from bio_rl.rule import Trace
@@ -29,7 +29,12 @@ class WeightMirror(RandomFeedback):
     """
 
     learnt = True
+    frees_trace = True
     paper = "Akrout, Wilson, Humphreys, Lillicrap & Tweed 2019, Deep learning without weight transport"
+    ngrad = "none"
+    weight_transport = False
+    error_neurons = False
+    extra_sweeps = False
     separate_phases = True
     nonlocal_scalars = "norm of the feedback update"
 
@@ -48,4 +53,4 @@ class WeightMirror(RandomFeedback):
         noise = self.randn((*layer.members, self.samples, layer.in_features), like=layer.weight)
         drive = layer.drive(noise)
         drive -= drive.mean(-2, keepdim=True)
-        return torch.matmul(drive.mT, noise).div_(self.samples - 1)
+        return outer_product(drive, noise).div_(self.samples - 1)

@@ -28,6 +28,12 @@ class WeightPerturbation(FiniteDifference):
     """
 
     paper = "Jabri & Flower 1992, Weight perturbation; Cauwenberghs 1993, A fast stochastic error-descent algorithm"
+    ngrad = "perturbation"
+    weight_transport = False
+    separate_phases = True
+    error_neurons = False
+    extra_sweeps = True
+    nonlocal_scalars = ""
 
     def __init__(
         self,

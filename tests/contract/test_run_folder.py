@@ -287,3 +287,9 @@ def test_every_part_can_be_swapped(arguments: tuple[str, ...]) -> None:
     small = ("env.timesteps=64", "env.n_envs=2", "evaluation.episodes=2", "evaluation.interval=0", "hydra.run.dir=run")
     assert main(["train", *arguments, *small]) == 0
     assert result()["status"] == "done"
+
+
+def test_a_rule_that_assigns_nothing_is_refused_before_the_run(train, capsys):
+    assert train("rule=misbehaving", "rule.how=forgets") == 2
+    assert "Misbehaving: assign gives no update to layers.0.weight" in capsys.readouterr().err
+    assert not Path("run/result.json").exists()
