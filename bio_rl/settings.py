@@ -27,7 +27,7 @@ NotNegative = Annotated[float, Between(0, 1e9)]
 Fraction = Annotated[float, Between(0, 1)]
 Share = Annotated[float, Between(1e-6, 1)]
 """A fraction that is not nothing."""
-Count = Annotated[int, Between(1, 10_000)]
+Count = Annotated[int, Between(1, 10**6)]
 
 
 def checked(constructor: Callable[..., None]) -> Callable[..., None]:

@@ -46,7 +46,9 @@ class DeepFeedbackControl(Rule):
     Args:
         feedback: ``learnt``, or ``transpose`` for the forward weights' own, as a reference.
         steps: the most steps of the controller; few of them interpolate between the gradient and
-            the Gauss-Newton step.
+            the Gauss-Newton step. Where outputs move together, as a policy's two logits come to, ``J J^T`` is
+            ill-conditioned: at the weights of a trained CartPole agent, with ``transpose`` and a random error, 10 steps
+            bring the actor 11 to 20 % of backprop's update, at a cosine of 0.3; the critic, of one output, 82 %, at 1.
         tolerance: it stops when ``e - alpha u`` is everywhere below this fraction of its largest.
         nudge: the distance of the target from the output.
         alpha: the leak, which damps the Gauss-Newton step.

@@ -56,12 +56,15 @@ class DendriticMicrocircuit(Rule):
         nudge: the norm of each sample's teaching current, whatever its error's size.
         apical: a, the apical conductance in units of the basal one.
         somatic: s, an interneuron's share of the soma above, in (0, 1).
-        start: ``self_predicting``, or ``random`` interneurons that have to learn it.
+        start: ``self_predicting``, or ``random`` interneurons that have to learn it. Until they have, what they do
+            not predict counts as a teaching signal, and over the nudge: updates are larger than any gradient, and
+            unrelated to it.
         learn_feedback: whether B learns.
         dynamics: ``steady`` finds the state at rest by alternating sweeps down and up; ``continuous``
             integrates the membrane potentials (Euler). The rest state of large weights that disagree
             with their feedback may be unstable in time.
-        rounds: for ``steady``, sweeps down and up; one is exact to first order in the nudge.
+        rounds: for ``steady``, sweeps down and up; at the self-predicting state one is exact to first order in
+            the nudge. With ``random`` interneurons it is not, at any nudge, nor is the update of the nudge's order.
         duration: for ``continuous``, how long, in membrane time constants.
         time_step: for ``continuous``, Euler's step, in membrane time constants.
         feedback_scale: the size of the feedback weights, 1 for that of fresh forward weights.

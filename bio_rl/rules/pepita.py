@@ -33,8 +33,10 @@ class Pepita(Rule):
     network's Jacobian: all are as right as the modulation is, and right where the output falls with its
     error. A fixed F is so for every sample only if the output rises along it everywhere. A
     value is seldom monotone (in CartPole it is highest in the middle), and so the critic fails.
-    With F the transposed Jacobian the difference is ``J_l J_l^T`` times the true delta: never further
-    than 90 degrees from it.
+    With F a sample's own transposed Jacobian the difference is ``J_l J_l^T`` times its true delta, never
+    further than 90 degrees from it. What ``mirrored`` learns is the mean over samples, of which that is not
+    true; and it takes on the Jacobian's size, which grows with the weights, so that in a trained agent
+    the modulation is no longer small (norms of 7 and more, where F began with 1 for each output).
 
     Args:
         modulation: the size of a sample's modulation, for an F of fresh weights' size.

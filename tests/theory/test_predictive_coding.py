@@ -35,21 +35,28 @@ def descent_on_energy(network, x, output_error, rule):
     (output_delta,) = torch.autograd.grad(activity, drives[-1], output_error)
     size = output_delta.norm(dim=-1, keepdim=True)
     *values, _ = drives
-    norms = [torch.linalg.matrix_norm(m, 2)[..., None, None].square() for m in matrices[1:-1]] + [torch.tensor(0.0)]
+    norms = [torch.linalg.matrix_norm(m.detach(), 2)[..., None, None].square() for m in matrices[1:-1]] + [
+        torch.tensor(0.0)
+    ]
+    # Of each hidden layer, and of the output.
+    precisions = [
+        *itertools.accumulate([torch.tensor(1.0), *(norm.clamp_min(1) for norm in norms[-2::-1])], torch.mul)
+    ][::-1]
+    precisions.append(torch.tensor(1.0))
 
     def energy(per_sample):
         pre = [x, *(f(v) for f, v in zip(functions, values, strict=False))]
         predictions = [p @ m.mT + b for p, m, b in zip(pre, matrices, biases, strict=True)]
         # The output's value stays where its own error is the nudge.
         output = predictions[-1].detach() - nudge * output_delta / size
-        pairs = zip([*values, output], predictions, strict=True)
-        return sum((per_sample * (value - prediction).square()).sum() / 2 for value, prediction in pairs)
+        terms = zip(precisions, [*values, output], predictions, strict=True)
+        return sum((per_sample * precision * (value - guess).square()).sum() / 2 for precision, value, guess in terms)
 
     for _ in range(rule.steps):
         gradients = torch.autograd.grad(energy(torch.ones_like(size)), values)
         values = [
-            (value - gradient / (2 + 2 * norm)).detach().requires_grad_()
-            for value, gradient, norm in zip(values, gradients, norms, strict=True)
+            (value - gradient / (2 + 2 * norm.clamp_max(1)) / precision).detach().requires_grad_()
+            for value, gradient, norm, precision in zip(values, gradients, norms, precisions[:-1], strict=True)
         ]
         yield torch.autograd.grad(energy(size / nudge), weights)
 
@@ -106,19 +113,20 @@ def test_bias_towards_backprop_is_first_order_in_the_nudge(build, batch, variant
     )
 
 
-def energies(network, x, output_error, variant, nudge, step_sizes, steps):
+def energies(network, x, output_error, variant, nudge, precisions, step_sizes, steps):
     """Each sample's energy before and after every step, less the constant that the output's own error adds.
 
     And what rounding may add to it: the pull is a difference of two activities, each rounded to its last bit.
     """
     trace = network.rule.forward(network, x)
     direction = output_error / output_error.norm(dim=-1, keepdim=True)
-    neurons = Neurons(network, trace, variant, -nudge * direction, step_sizes)
+    neurons = Neurons(network, trace, variant, -nudge * direction, precisions, step_sizes)
     readout = network.layers[-1].weight
 
     def energy():
         pull = nudge * (direction * ((neurons.activities[-1] - neurons.free[-1]) @ readout.mT)).sum(-1)
-        return sum(error.square().sum(-1) / 2 for error in neurons.errors[:-1]) + pull
+        errors = zip(neurons.errors[:-1], precisions, strict=True)
+        return sum((error.square() / (2 * precision)).sum(-1) for error, precision in errors) + pull
 
     levels = [energy()]
     for _ in range(steps):
@@ -136,8 +144,8 @@ def test_the_energy_never_rises(build, batch, sizes, activation, variant):
         network = grow(build(PredictiveCoding(variant), sizes, activation, members=members), weights)
         x, output_error = batch(network)
         with torch.no_grad():
-            step_sizes = network.rule._step_sizes(network)
-            levels, rounding = energies(network, x, output_error, variant, 0.003, step_sizes, 30)
+            precisions, step_sizes = network.rule._precisions_and_steps(network)
+            levels, rounding = energies(network, x, output_error, variant, 0.003, precisions, step_sizes, 30)
         lowest, total = levels[-1], levels.sum(tuple(range(1, levels.dim())))
         assert total[-1] < 0
         if activation in ("relu", "hard_sigmoid"):
@@ -152,9 +160,25 @@ def test_the_energy_never_rises(build, batch, sizes, activation, variant):
 def test_without_the_bound_on_the_step_the_energy_rises(build, batch):
     network = build(PredictiveCoding(), (5, 30, 30, 3), gain=8.0)
     x, output_error = batch(network)
-    half = [torch.tensor(0.5)] * 2
-    levels, _ = energies(network, x, output_error, "inference", 0.003, half, 10)
+    one, half = [torch.tensor(1.0)] * 2, [torch.tensor(0.5)] * 2
+    levels, _ = energies(network, x, output_error, "inference", 0.003, one, half, 10)
     assert (levels[-1] > 0).all()
+
+
+@pytest.mark.parametrize("norm", [1.0, 14.0, 140.0])
+@pytest.mark.parametrize(("variant", "share"), [("inference", 0.6), ("incremental", 0.3)])
+def test_a_large_spectral_norm_takes_no_part_of_the_first_layers_update(build, batch, variant, share, norm):
+    """With precisions of 1, 8 steps would bring the first layer 1 % of its update at a norm of 14."""
+    network = build(PredictiveCoding(variant, nudge=1e-6), (4, 64, 64, 1))
+    with torch.no_grad():
+        hidden = network.layers[1].weight
+        hidden *= norm / torch.linalg.matrix_norm(hidden, 2)
+        network.layers[0].weight *= 1e-2  # away from saturation, whatever the norm
+    x, output_error = batch(network, 64)
+    expected = updates_of(with_rule(network, Backprop()), x, output_error)
+    for update, gradient in zip(updates_of(network, x, output_error), expected, strict=True):
+        assert share < float(update.norm() / gradient.norm()) < 1.01
+        assert torch.cosine_similarity(update.flatten(), gradient.flatten(), dim=0) > 0.98
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
