@@ -1,5 +1,7 @@
 """A rule of your own: feedback alignment through synapses that sometimes fail."""
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
 from bio_rl import Network, Rule
@@ -7,6 +9,7 @@ from bio_rl.layers import Updates
 from bio_rl.mechanisms.descent import descend, local_updates
 from bio_rl.mechanisms.feedback_weights import random_feedback
 from bio_rl.rule import Trace
+from bio_rl.settings import Between
 
 
 class NoisyFeedback(Rule):
@@ -16,15 +19,19 @@ class NoisyFeedback(Rule):
         failure: the probability.
 
     Raises:
-        ValueError: a probability outside [0, 1).
+        ValueError: a probability outside of 0 to 0.99.
     """
 
     paper = "an example"
+    ngrad = "none"
+    weight_transport = False
+    separate_phases = False
+    error_neurons = False
+    extra_sweeps = False
+    nonlocal_scalars = ""
 
-    def __init__(self, failure: float = 0.2):
+    def __init__(self, failure: Annotated[float, Between(0, 0.99)] = 0.2):
         super().__init__()
-        if not 0 <= failure < 1:
-            raise ValueError(f"failure must be a probability below 1, not {failure}")
         self.failure = failure
 
     def connect(self, network: Network) -> None:
