@@ -159,7 +159,7 @@ class Gated(Rule):
     separate_phases = False
     error_neurons = False
     extra_sweeps = False
-    nonlocal_scalars = ""
+    nonlocal_scalars = "the gate, which follows a mean over the batch (surprise, novelty)"
 
     def __init__(
         self,

@@ -312,7 +312,10 @@ def test_a_file_that_is_not_as_it_was_written_is_named(name, content, saved):
         ({"policy": {"hidden": [9]}}, "policy.safetensors is not of the policy in policy.yaml"),
         ({"policy": {"hidden": "wide"}}, "hidden must hold"),
         ({"policy": {"rule": {"name": "readout", "settings": {"bias": 1}}}}, "does not describe a policy"),
-        ({"policy": {"rule": {"name": "readout", "settings": {"hidden_bias": -1}}}}, "hidden_bias must be 0 or more"),
+        (
+            {"policy": {"rule": {"name": "readout", "settings": {"hidden_bias": -1}}}},
+            "hidden_bias must be a number from 0",
+        ),
         ({"policy": {"rule": "readout"}}, "does not describe a policy"),
         ({"policy": {"wide": True}}, "no argument 'wide'"),
         ({"action_space": {"type": "Text"}}, "unknown space 'Text'"),

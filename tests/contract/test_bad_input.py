@@ -82,7 +82,7 @@ from bio_rl.cli import main
         ("train rule=gated rule.window=3", "window must be at most the period, 2"),
         ("train rule=gated +rule.settings.draw=8", "does not take"),
         ("train rule=gated rule.rule=burst +rule.settings.nudge=-1", "nudge must be a number from"),
-        ("train rule=gated rule.rule=burst +rule.settings.nudge=small", "burst"),
+        ("train rule=gated rule.rule=burst +rule.settings.nudge=small", "Burst: nudge must be a number from"),
         ("train critic_rule=gated critic_rule.rule=bursts", "unknown rule 'bursts'"),
         ("train rule=predictive_coding rule.steps=0", "steps must be a whole number from"),
         ("train rule=predictive_coding rule.steps=2.5", "rule.steps must be a whole number, as in rule.steps=8"),

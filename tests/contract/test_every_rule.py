@@ -9,7 +9,11 @@ from variants import EVERY_RULE
 from agents import PPO
 from bio_rl.rules import make_rule, rule_class
 
-DRAW_NO_NOISE = [each for each in EVERY_RULE if rule_class(each.values[0]).ngrad != "perturbation"]
+# Samples that draw directions of their own are not equal; nor is there novelty among equal samples, only rounding.
+UNEQUAL = ({"feedback": "sampled"}, {"gate": "novelty"})
+DRAW_NO_NOISE = [
+    each for each in EVERY_RULE if rule_class(each.values[0]).ngrad != "perturbation" and each.values[1] not in UNEQUAL
+]
 
 # A rule that reads a mean over the batch says so.
 SAMPLE_BY_SAMPLE = [each for each in EVERY_RULE if "over the batch" not in rule_class(each.values[0]).nonlocal_scalars]

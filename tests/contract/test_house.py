@@ -10,6 +10,8 @@ from bio_rl.rules import rule_class, rule_names
 
 HOUSE = Path(bio_rl.__file__).parent
 FLOORS = [
+    "names",
+    "seeding",
     "activations",
     "layers",
     "settings",
@@ -18,6 +20,7 @@ FLOORS = [
     "mechanisms",
     "rules",
     "diagnostics",
+    "tasks",
     "experiment",
     "cli",
     "__main__",
