@@ -182,6 +182,7 @@ class Gated(Rule):
         self.period = period
         self.settings = dict(settings or {})
         self.inner = _inner_rule(rule, self.settings)
+        self.teaches = self.inner.teaches  # type: ignore[misc]  # a gate teaches what its rule does
 
     def connect(self, network: Network) -> None:
         self.inner.attach(network, [generator.initial_seed() for generator in self.generators])
