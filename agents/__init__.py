@@ -1,6 +1,7 @@
 """Stable-Baselines3's agents, whose networks learn by a credit-assignment rule of your choice."""
 
 from agents.a2c import A2C
+from agents.diagnosis import minibatches
 from agents.policy import RulePolicy
 from agents.ppo import PPO
 from agents.reinforce import REINFORCE
@@ -15,6 +16,7 @@ __all__ = [
     "adapt_spaces",
     "flatten_observation",
     "load_model",
+    "minibatches",
     "round_actions",
     "save_model",
 ]

@@ -1,10 +1,11 @@
 """Advantage actor-critic."""
 
 import stable_baselines3 as sb3
+from torch import Tensor
 
 from agents.base import RuleAgent
 from agents.learning import log_update, rollout_of
-from agents.members import Members, normalized
+from agents.members import Members, Rollout, normalized
 
 
 class A2C(RuleAgent, sb3.A2C):
@@ -20,6 +21,21 @@ class A2C(RuleAgent, sb3.A2C):
         members.update_learning_rate()
         orders = [agent.minibatch_order for agent in members.agents]
         (rollout,) = rollout_of(members).minibatches(None, orders)
+        loss, scalars = self._loss(members, rollout)
+        members.update(loss)
+
+        for _, agent in members.still_learning():
+            agent._n_updates += 1
+        if members.logs:
+            log_update(members, {name: [scalar.detach()] for name, scalar in scalars.items()})
+
+    def _loss_of_samples(self, members: Members, count: int) -> Tensor | None:
+        if not self.rollout_buffer.full:
+            return None
+        return self._loss(members, rollout_of(members).spread(count))[0]
+
+    def _loss(self, members: Members, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+        """Each member's loss ``(m,)``, and its parts by their names."""
         distribution, values = members.outputs(rollout.features)
         log_prob, entropy = distribution.log_prob(rollout.actions), distribution.entropy()
         members.modulate(rollout.advantages)
@@ -29,10 +45,5 @@ class A2C(RuleAgent, sb3.A2C):
         value_loss = (rollout.returns - values).square().mean(-1)
         # Without an analytical form the entropy is estimated from the samples.
         entropy_loss = (log_prob if entropy is None else -entropy).mean(-1)
-        members.update(policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss)
-
-        for _, agent in members.still_learning():
-            agent._n_updates += 1
-        if members.logs:
-            losses = {"entropy_loss": entropy_loss, "policy_loss": policy_loss, "value_loss": value_loss}
-            log_update(members, {name: [loss.detach()] for name, loss in losses.items()})
+        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        return loss, {"entropy_loss": entropy_loss, "policy_loss": policy_loss, "value_loss": value_loss}

@@ -24,7 +24,7 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
+from torch import Tensor, nn
 
 from agents.learning import collect_rollout, learn_together
 from agents.members import Members
@@ -292,6 +292,14 @@ class RuleAgent(OnPolicyAlgorithm):
     @abstractmethod
     def _update(self, members: Members) -> None:
         """Learn from the members' rollout buffer, and log."""
+
+    @abstractmethod
+    def _loss_of_samples(self, members: Members, count: int) -> Tensor | None:
+        """The loss of at most ``count`` samples of the rollout that this agent holds alone; ``None`` if it has none.
+
+        It differs from a minibatch's of the update by which samples these are, and in nothing else. Only what is
+        computed is asked for: no step is made, nothing is logged.
+        """
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = RulePolicy.__name__) -> None:
         super()._maybe_recommend_cpu(mlp_class_name)

@@ -344,6 +344,11 @@ class Rollout(NamedTuple):
     advantages: Tensor
     returns: Tensor
 
+    def spread(self, count: int) -> "Rollout":
+        """At most ``count`` samples of each member, evenly spaced."""
+        chosen = spread(self.returns.shape[-1], count).to(self.returns.device)
+        return Rollout(*(entry.index_select(self.returns.dim() - 1, chosen) for entry in self))
+
     def minibatches(self, batch_size: int | None, orders: Sequence[np.random.RandomState]) -> Iterator["Rollout"]:
         """The samples in minibatches, each member's in an order of its own, as SB3's buffer gives them.
 
@@ -362,6 +367,11 @@ class Rollout(NamedTuple):
             rows = torch.as_tensor(chosen.reshape(-1), device=self.returns.device)
             shape = chosen.shape if members else chosen.shape[1:]
             yield Rollout(*(entry[rows].view(*shape, *entry.shape[1:]) for entry in flat))
+
+
+def spread(total: int, count: int) -> Tensor:
+    """At most ``count`` of the indices below ``total``, evenly spaced."""
+    return torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
 
 
 def normalized(advantages: Tensor) -> Tensor:

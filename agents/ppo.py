@@ -56,6 +56,11 @@ class PPO(RuleAgent, sb3.PPO):
                         agent.logger.record(f"train/{name}", self._clip_range(schedule))
             log_update(members, scalars)
 
+    def _loss_of_samples(self, members: Members, count: int) -> Tensor | None:
+        if not self.rollout_buffer.full:
+            return None
+        return self._loss(members, rollout_of(members).spread(count), defaultdict(list))[0]
+
     def _loss(self, members: Members, batch: Rollout, scalars: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
         """Each member's loss, and how far its policy has moved from the one that acted, ``(m,)`` each."""
         distribution, values = members.outputs(batch.features)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from agents.base import RuleAgent
 from agents.learning import act, log_state, start_rollout, step_environments
-from agents.members import Members, Observations, normalized
+from agents.members import Members, Observations, normalized, spread
 from agents.policy import RulePolicy
 
 
@@ -140,7 +140,32 @@ class REINFORCE(RuleAgent):
         observations, actions, returns = self.rollout_buffer.samples()
         if len(returns) == 0:
             return
-        distribution, values = members.outputs(members.features(observations))
+        values, scalars = self._loss(members, members.features(observations), actions, returns)
+        if self.baseline:
+            explained = explained_variance(values.detach().cpu().numpy(), returns.cpu().numpy())
+            self.logger.record("train/explained_variance", explained)
+        members.update(scalars["loss"])
+
+        self._n_updates += 1
+        log_state(members)
+        for name, scalar in scalars.items():
+            self.logger.record(f"train/{name}", scalar.item())
+
+    def _loss_of_samples(self, members: Members, count: int) -> torch.Tensor | None:
+        if not len(self.rollout_buffer):
+            return None
+        observations, actions, returns = self.rollout_buffer.samples()
+        if len(returns) == 0:
+            return None
+        chosen = spread(len(returns), count)
+        features = members.features(observations)[chosen]
+        return self._loss(members, features, actions[chosen], returns[chosen])[1]["loss"]
+
+    def _loss(
+        self, members: Members, features: torch.Tensor, actions: torch.Tensor, returns: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The values ``(b,)``, and the loss and its parts by their names."""
+        distribution, values = members.outputs(features)
         log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
         advantages = returns - values.detach()
         members.modulate(advantages)
@@ -151,19 +176,11 @@ class REINFORCE(RuleAgent):
         # Without an analytical form the entropy is estimated from the samples.
         entropy_loss = (log_prob if entropy is None else -entropy).mean()
         loss = policy_loss + self.ent_coef * entropy_loss
+        scalars = {"policy_loss": policy_loss, "entropy_loss": entropy_loss}
         if self.baseline:
-            value_loss = F.mse_loss(values, returns)
-            loss = loss + self.vf_coef * value_loss
-            self.logger.record("train/value_loss", value_loss.item())
-            explained = explained_variance(values.detach().cpu().numpy(), returns.cpu().numpy())
-            self.logger.record("train/explained_variance", explained)
-        members.update(loss)
-
-        self._n_updates += 1
-        log_state(members)
-        self.logger.record("train/policy_loss", policy_loss.item())
-        self.logger.record("train/entropy_loss", entropy_loss.item())
-        self.logger.record("train/loss", loss.item())
+            scalars["value_loss"] = F.mse_loss(values, returns)
+            loss = loss + self.vf_coef * scalars["value_loss"]
+        return values, scalars | {"loss": loss}
 
 
 def _playing(members: Members) -> dict[int, REINFORCE]:

@@ -66,7 +66,8 @@ def updates_of(network: Network, x: Tensor, output_error: Tensor) -> list[Tensor
 
 def exact_updates(network: Network, x: Tensor, output_error: Tensor) -> list[Tensor]:
     """Backprop's update of each layer's weights through the feedforward sweep."""
-    return [update for update in updates_of(by_backprop(network), x, output_error) if update is not None]
+    layers = backward(by_backprop(network), x, output_error).layers
+    return [layer.weight.grad for layer in layers if layer.weight.grad is not None]
 
 
 def after_backward(network: Network, x: Tensor, output_error: Tensor, modulator: Tensor | None = None) -> Network:
@@ -83,12 +84,17 @@ def after_backward(network: Network, x: Tensor, output_error: Tensor, modulator:
         Divergence: as a backward sweep of the network itself would.
     """
     twin = copy.deepcopy(network)
-    twin.zero_grad()
     if modulator is not None:
         twin.modulator = modulator
+    return backward(twin, x, output_error)
+
+
+def backward(network: Network, x: Tensor, output_error: Tensor) -> Network:
+    """The network itself, with its rule's updates and no earlier ones in ``grad``."""
+    network.zero_grad()
     with torch.enable_grad():
-        twin(x).backward(output_error)
-    return twin
+        network(x).backward(output_error)
+    return network
 
 
 def by_backprop(network: Network) -> Network:

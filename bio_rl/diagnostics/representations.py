@@ -5,8 +5,48 @@ Shapes: activities ``(*members, samples, features)``, both of the same samples; 
 their space is turned. All is computed in float64; what does not vary is like nothing: NaN.
 """
 
+import copy
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
+
+from bio_rl.diagnostics.measure import Measure
+from bio_rl.network import Network
+
+
+@torch.no_grad()
+def measure_representations(network: Network, start: Sequence[Tensor], now: Sequence[Tensor]) -> Iterator[Measure]:
+    """How far each layer's activities have come from where they started.
+
+    ``cka``, ``procrustes``, ``rsa``
+        of the activities to those at the start, see ``debiased_cka``, ``procrustes_distance`` and ``rsa``.
+    ``dimension``
+        of the activities, see there.
+    ``potent_share``
+        of hidden layers: how much of the change since the start the layer above sees, by its weights as they are.
+
+    Args:
+        network: as it is now.
+        start, now: each layer's activities at the same inputs, ``(*members, samples, features)``, at least 4 samples.
+    """
+    for number, (before, after) in enumerate(zip(start, now, strict=True), start=1):
+        yield Measure("cka", number, debiased_cka(before, after))
+        yield Measure("procrustes", number, procrustes_distance(before, after))
+        yield Measure("rsa", number, rsa(before, after))
+        yield Measure("dimension", number, dimension(after))
+        if number < len(network.layers):
+            yield Measure("potent_share", number, potent_share(after - before, network.layers[number].weight))
+
+
+def activities_of(network: Network, x: Tensor) -> list[Tensor]:
+    """Each layer's activity at the end of the sweep that acts, the network being left as it is.
+
+    Args:
+        network: any network, or several as one.
+        x: input ``(*members, samples, in)``.
+    """
+    return [activity.clone() for activity in copy.deepcopy(network).activities(x)[1:]]
 
 
 def debiased_cka(x: Tensor, y: Tensor) -> Tensor:

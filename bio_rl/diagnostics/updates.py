@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bio_rl.activations import Activation
-from bio_rl.diagnostics.alignment import after_backward, angle, by_backprop, feedback_angles_by_member
+from bio_rl.diagnostics.alignment import after_backward, angle, backward, by_backprop, feedback_angles_by_member
+from bio_rl.diagnostics.measure import Measure
 from bio_rl.diagnostics.representations import effective_rank
 from bio_rl.layers import Dense
 from bio_rl.mechanisms.descent import descend
@@ -35,20 +36,6 @@ class Minibatch(NamedTuple):
     x: Tensor
     output_error: Tensor
     modulator: Tensor | None = None
-
-
-class Measure(NamedTuple):
-    """A number for each member.
-
-    Attributes:
-        name: what was measured.
-        layer: of which layer, counted from 1 at the input; ``None`` for a network as a whole.
-        value: ``(*members,)``; NaN where there is none, as the angle of an update that is 0.
-    """
-
-    name: str
-    layer: int | None
-    value: Tensor
 
 
 @torch.no_grad()
@@ -84,7 +71,7 @@ def measure_updates(network: Network, minibatch: Minibatch, gauss_newton: bool =
     """
     with watched() as relaxations:
         learner = after_backward(network, *minibatch)
-    reference = after_backward(by_backprop(network), minibatch.x, minibatch.output_error)
+    reference = backward(by_backprop(network), minibatch.x, minibatch.output_error)
     activities = reference.activities(minibatch.x)
     measures = [*_of_layers(learner, reference), *_of_units(network.layers, activities)]
     feedback = enumerate(feedback_angles_by_member(network), start=2)

@@ -32,6 +32,8 @@ WRITTEN = (
     "tensorboard/events.out.tfevents.*",
     "progress.csv",
     "evaluations.csv",
+    "diagnostics.csv",
+    "probes.safetensors",
     *(f"{folder}/{file}" for folder in ("model", "checkpoints/*") for file in MODEL),
     "traceback.txt",
 )

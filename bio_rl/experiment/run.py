@@ -22,6 +22,7 @@ from bio_rl.diagnostics.alignment import feedback_angles
 from bio_rl.experiment import result as results
 from bio_rl.experiment.callbacks import make_callbacks
 from bio_rl.experiment.checkpoints import save_model
+from bio_rl.experiment.diagnostics import Diagnostics
 from bio_rl.experiment.environments import training_envs
 from bio_rl.experiment.evaluation import (
     FINAL_SEED,
@@ -124,6 +125,7 @@ def train(
         complain(f"env.timesteps={config.env.timesteps} is rounded up to whole rollouts: {timesteps}")
     agent.set_logger(make_logger(config.logging, folder))
     evaluator = Evaluator(config, folder)
+    diagnostics = Diagnostics(config.diagnostics, folder)
     title = f"{names['rule']} seed={names['seed']}"
     try:
         log_config(agent.logger, config)
@@ -132,11 +134,12 @@ def train(
                 EndsWhenTold(interruption),
                 FiniteParameters(),
                 PeriodicEvaluation(evaluator, config.evaluation.interval, _rule_scalars),
+                diagnostics,
                 *added,
                 bar,
             ]
             agent.learn(config.env.timesteps, callbacks, **_given(log_interval=config.logging.interval))
-        learning_seconds = bar.seconds - evaluator.seconds
+        learning_seconds = bar.seconds - evaluator.seconds - diagnostics.seconds
         final = evaluator.evaluate(agent, FINAL_SEED)
         scalars = evaluation_scalars(agent, final) | _rule_scalars(agent)
         log_final(agent.logger, config, names, scalars, agent.num_timesteps)
@@ -146,6 +149,7 @@ def train(
             "return_episodes": len(final.returns),
             "steps_per_second": round(agent.num_timesteps / learning_seconds, 1),
             "feedback_angle": _angles(agent),
+            "diagnostics": diagnostics.result(),
         }
     except Exception as error:
         # Parameters or outputs that are not finite show as all kinds of errors, in distributions and environments.
