@@ -24,7 +24,8 @@ def measure_representations(network: Network, start: Sequence[Tensor], now: Sequ
     ``dimension``
         of the activities, see there.
     ``potent_share``
-        of hidden layers: how much of the change since the start the layer above sees, by its weights as they are.
+        of the last hidden layer: how much of the change since the start the read-out sees, by its weights as they
+        are. A layer that is no narrower than the one below it sees all.
 
     Args:
         network: as it is now.
@@ -35,8 +36,8 @@ def measure_representations(network: Network, start: Sequence[Tensor], now: Sequ
         yield Measure("procrustes", number, procrustes_distance(before, after))
         yield Measure("rsa", number, rsa(before, after))
         yield Measure("dimension", number, dimension(after))
-        if number < len(network.layers):
-            yield Measure("potent_share", number, potent_share(after - before, network.layers[number].weight))
+        if number == len(network.layers) - 1:
+            yield Measure("potent_share", number, potent_share(after - before, network.layers[-1].weight))
 
 
 def activities_of(network: Network, x: Tensor) -> list[Tensor]:

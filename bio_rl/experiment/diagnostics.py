@@ -34,7 +34,7 @@ CHARTS = {
     "feedback_angle": "angle of the feedback to the forward weights",
     "target_alignment": "target alignment",
     "cka": "similarity to the untrained layer (debiased CKA)",
-    "potent_share": "share of the change of activity that the layer above sees",
+    "potent_share": "share of the change of activity that the read-out sees",
 }
 """What TensorBoard's custom scalars show, each a chart with all layers of a network."""
 

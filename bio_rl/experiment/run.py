@@ -149,7 +149,6 @@ def train(
             "return_episodes": len(final.returns),
             "steps_per_second": round(agent.num_timesteps / learning_seconds, 1),
             "feedback_angle": _angles(agent),
-            "diagnostics": diagnostics.result(),
         }
     except Exception as error:
         # Parameters or outputs that are not finite show as all kinds of errors, in distributions and environments.
@@ -163,6 +162,7 @@ def train(
                 "best_return_mean": evaluator.best_return_mean,
                 "untrained_return_mean": evaluator.untrained_return_mean,
                 "training_return_mean": training_return_mean(agent),
+                "diagnostics": diagnostics.result(),
             }
             if _is_finite(agent):
                 save_model(agent, folder / "model")

@@ -2,12 +2,13 @@
 
 import csv
 import math
+import re
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from benchmarks import throughput, update_cost, variance
+from benchmarks import diagnostics, throughput, update_cost, variance
 from bio_rl import Network, make_rule
 
 
@@ -32,6 +33,13 @@ def test_update_cost_writes_a_row_for_each_rule_and_size(tmp_path, capsys):
         assert float(row["arithmetic_ratio"]) == 1
         assert float(row["time_ratio"]) > 0
     assert "feedback_alignment" in capsys.readouterr().out
+
+
+def test_the_cost_of_diagnostics_is_a_share_of_the_runs_own_time(capsys):
+    diagnostics.main(["--settings", "full", "--agents", "ppo", "--rules", "backprop", "--steps", "512"])
+    out = capsys.readouterr().out
+    # Before the first update and at the end.
+    assert re.search(r"full\W+ppo\W+backprop\W+2\W+[\d.]+\W+[\d.]+%", out), out
 
 
 def test_the_bare_boundary_gives_the_gradient():
