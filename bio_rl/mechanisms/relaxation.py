@@ -108,35 +108,33 @@ def relax(
         for own, value in zip(by_member(network, state()), kept, strict=True):
             own[member] = value
     for seen in _watching:
-        seen.append(Relaxation(list(taken), [motion.residual for motion in motions]))
+        seen.append(Relaxation(list(taken), [motion.residual() for motion in motions]))
     return taken
 
 
 class _Moving:
-    """What one member's relaxation has shown so far: the largest residual of each layer, and what is too large.
-
-    Attributes:
-        residual: the last one, as ``Relaxation`` says; NaN of a member that diverged.
-    """
+    """What one member's relaxation has shown so far: the largest residual of each layer, and what is too large."""
 
     def __init__(self) -> None:
+        self.sizes: Sequence[float] = ()
         self.peaks: list[float] = []
         self.limit = sys.float_info.max
-        self.residual = math.nan
 
     def diverged(self, sizes: Sequence[float]) -> int | None:
         """The first layer, from 0, whose residual has grown too large, or is not a number."""
         found = next((layer for layer, size in enumerate(sizes) if not size <= self.limit), None)
         if not self.peaks:
             self.limit = GROWTH * max(sizes)
-        if found is not None:
-            self.residual = math.nan
+        self.sizes = sizes if found is None else ()
         return found
 
     def at_rest(self, sizes: Sequence[float], tolerance: float) -> bool:
         self.peaks = list(map(max, sizes, self.peaks or sizes))
-        self.residual = max(size / (peak or 1) for size, peak in zip(sizes, self.peaks, strict=True))
         return all(size <= tolerance * peak for size, peak in zip(sizes, self.peaks, strict=True))
+
+    def residual(self) -> float:
+        """The last one, as ``Relaxation`` says; NaN of a member that diverged."""
+        return max((size / (peak or 1) for size, peak in zip(self.sizes, self.peaks, strict=False)), default=math.nan)
 
 
 def largest(network: Network, residuals: Sequence[Tensor]) -> list[list[float]]:

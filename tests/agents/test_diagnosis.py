@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import A2C, PPO, REINFORCE, minibatches
+from bio_rl import Rule
 from bio_rl.diagnostics.alignment import after_backward
+from bio_rl.rules import Backprop
 
 # One update of the whole rollout, by a step along the gradient that is not clipped.
 PLAIN = {"learning_rate": 1.0, "optimizer": "sgd", "max_grad_norm": 1e9, "seed": 0}
@@ -113,13 +114,27 @@ def test_a_member_has_the_minibatch_that_it_would_have_alone():
     assert First.kept.keys() == {3, 4}
 
 
-def test_looking_leaves_gradients_as_they_were():
-    agent = PPO("Pendulum-v1", rule="node_perturbation", **AGENTS["ppo"][1]).learn(40)
+class Restless(Backprop):
+    """Draws and counts at every sweep."""
+
+    get_extra_state, set_extra_state = Rule.get_extra_state, Rule.set_extra_state
+
+    def connect(self, network):
+        self.register_buffer("sweeps", torch.zeros(network.members))
+
+    def forward(self, network, x):
+        self.randn((*network.members, 1), like=x)
+        self.sweeps += 1
+        return super().forward(network, x)
+
+
+@pytest.mark.parametrize("rule", ["node_perturbation", "gated", Restless()])
+def test_looking_leaves_everything_as_it_was(rule):
+    agent = PPO("Pendulum-v1", rule=rule, **AGENTS["ppo"][1]).learn(40)
     before = [None if p.grad is None else p.grad.clone() for p in agent.policy.parameters()]
     states = {name: tensor.clone() for name, tensor in agent.policy.state_dict().items()}
     drawn = torch.get_rng_state()
     minibatches(agent, 16)
-    assert isinstance(agent.action_space, spaces.Box)
     assert torch.equal(torch.get_rng_state(), drawn)
     torch.testing.assert_close(dict(agent.policy.state_dict()), states, rtol=0, atol=0)
     for parameter, gradient in zip(agent.policy.parameters(), before, strict=True):

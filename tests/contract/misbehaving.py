@@ -17,6 +17,8 @@ class Misbehaving(Backprop):
 
     def forward(self, network: Network, x: Tensor) -> Trace:
         trace = super().forward(network, x)
+        if self.how == "globally":
+            torch.rand(1)
         if self.how == "noisily":
             trace.activities[-1].add_(self.randn(trace.activities[-1].shape, like=x), alpha=0.1)
         return trace

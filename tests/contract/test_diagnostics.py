@@ -17,6 +17,7 @@ from agents import load_model
 from bio_rl import make_rule
 from bio_rl.cli import main
 from bio_rl.diagnostics.updates import Minibatch, measure_updates
+from bio_rl.rule import Divergence
 from bio_rl.rules import rule_names
 
 
@@ -71,6 +72,10 @@ OFTEN = ("diagnostics=full", "diagnostics.interval=32", "diagnostics.samples=20"
 # Every kind of state: a running mean and a modulator, draws, feedback that learns, relaxation with an optimizer's.
 SEVERAL = ("gated", "node_perturbation", "kolen_pollack", "equilibrium_propagation")
 
+DRAWS = ("noisily", "globally")
+"""From where a forward sweep may draw: the rule's generator, or torch's, from which a task may draw as well."""
+DRAWING_TASK = ("env=gymnasium", "env.id=misbehaving_envs:GlobalGenerators-v0")
+
 
 def assert_diagnostics_change_nothing(train, *settings):
     assert train(*settings, *OFTEN, "hydra.run.dir=watched") == 0
@@ -83,9 +88,15 @@ def assert_diagnostics_change_nothing(train, *settings):
     assert a == b
 
 
-@pytest.mark.parametrize("rule", SEVERAL)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *((f"rule={rule}",) for rule in SEVERAL),
+        *(("rule=misbehaving", f"rule.how={how}", *DRAWING_TASK) for how in DRAWS),
+    ],
+)
 def test_diagnostics_change_nothing_that_is_learnt(train, rule):
-    assert_diagnostics_change_nothing(train, f"rule={rule}")
+    assert_diagnostics_change_nothing(train, *rule)
 
 
 @pytest.mark.slow
@@ -187,6 +198,24 @@ def test_a_rollout_too_short_for_representations_says_so(train, capsys):
     names = {name for *_, name in measured()}
     assert "update_angle" in names
     assert "cka" not in names
+
+
+def test_an_update_that_diverges_while_it_is_looked_at_ends_nothing(train, monkeypatch):
+    def diverges(*_):
+        raise Divergence("predictive_coding", layer=1, step=2)
+
+    monkeypatch.setattr("bio_rl.experiment.diagnostics.measure_updates", diverges)
+    assert train(*OFTEN) == 0
+    names = {name for *_, name in measured()}
+    assert "cka" in names
+    assert "update_angle" not in names
+
+
+def test_a_run_that_breaks_off_says_what_was_measured(train):
+    assert train("rule=misbehaving", "rule.how=fails", *OFTEN) == 1
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["status"] == "failed"
+    assert result["diagnostics"]["actor"]["cka"]["layer_1"] == pytest.approx(1)
 
 
 def test_a_run_that_ends_within_a_rollout_keeps_what_was_whole(train):

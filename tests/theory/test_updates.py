@@ -12,6 +12,7 @@ from bio_rl import Dense, Network, make_rule
 from bio_rl.activations import ACTIVATIONS
 from bio_rl.diagnostics.alignment import after_backward, angle, by_backprop, exact_updates, feedback_angles_by_member
 from bio_rl.diagnostics.updates import Minibatch, gauss_newton_updates, measure_updates, target_alignment
+from bio_rl.mechanisms.relaxation import watched
 from bio_rl.rules import Backprop, FeedbackAlignment, PredictiveCoding, Readout
 
 
@@ -186,12 +187,16 @@ def test_a_relaxation_reports_its_steps_and_what_was_left(build, batch):
 
 
 def test_every_phase_of_a_relaxation_counts(build, batch):
-    def steps(nudging):
-        torch.manual_seed(0)
-        network = build(make_rule("equilibrium_propagation", nudging=nudging, steps=10, tolerance=1e-12))
-        return int(measured(network, *batch(network))["relaxation_steps", None])
-
-    assert steps("symmetric") - steps("one_sided") == 10
+    network = build(make_rule("equilibrium_propagation", nudging="symmetric", steps=10, tolerance=1e-12))
+    x, output_error = batch(network)
+    with watched() as phases:
+        after_backward(network, x, output_error)
+    assert [each.steps for each in phases] == [[10]] * 3
+    residuals = [each.residuals[0] for each in phases]
+    assert len({*residuals}) == 3
+    found = measured(network, x, output_error)
+    assert found["relaxation_steps", None] == 30
+    assert found["relaxation_residual", None] == max(residuals)
 
 
 @pytest.mark.parametrize("name", ["predictive_coding", "deep_feedback_control", "backprop"])
