@@ -2,6 +2,8 @@
 
 from agents.a2c import A2C
 from agents.diagnosis import minibatches
+from agents.learning import learn_together
+from agents.members import Members
 from agents.policy import RulePolicy
 from agents.ppo import PPO
 from agents.reinforce import REINFORCE
@@ -12,9 +14,11 @@ __all__ = [
     "A2C",
     "PPO",
     "REINFORCE",
+    "Members",
     "RulePolicy",
     "adapt_spaces",
     "flatten_observation",
+    "learn_together",
     "load_model",
     "minibatches",
     "round_actions",

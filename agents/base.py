@@ -34,6 +34,7 @@ from bio_rl import Rule
 from bio_rl.names import argument_names
 from bio_rl.rules import rule_class
 from bio_rl.seeding import Stream, derive_seeds
+from bio_rl.tasks.vec_env import seed_copies
 
 # Each with the settings that SB3's agents give it.
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
@@ -194,8 +195,7 @@ class RuleAgent(OnPolicyAlgorithm):
         set_random_seed(own, using_cuda=self.device.type == "cuda")
         self.action_space.seed(own)
         if self.env is not None:
-            self.env.seed(own)  # a VecEnv of somebody's own has its way of seeding
-            self.env.unwrapped._seeds = list(derive_seeds(seed, Stream.ENVIRONMENTS, self.env.num_envs))
+            seed_copies(self.env, derive_seeds(seed, Stream.ENVIRONMENTS, self.env.num_envs))
 
     def _make_rollout_buffer(self, n_envs: int) -> RolloutBuffer:
         assert self.rollout_buffer_class is not None
@@ -249,20 +249,20 @@ class RuleAgent(OnPolicyAlgorithm):
             reset_num_timesteps, progress_bar: as in SB3.
 
         Raises:
-            ExceptionGroup: what ended members before their time, after the others have learnt all.
+            BaseExceptionGroup: what ended members before their time, after the others have learnt all.
         """
         failures = learn_together(
             self.members,
             total_timesteps,
             [callback, *(copy.deepcopy(callback) for _ in self._others)],
-            self.default_log_interval if log_interval == -1 else log_interval,
-            type(self).__name__ if tb_log_name is None else tb_log_name,
+            log_interval,
+            tb_log_name,
             reset_num_timesteps,
             progress_bar,
         )
         if failures:
             which = ", ".join(map(str, failures))
-            raise ExceptionGroup(f"of {len(self.members)} members, {which} did not finish", list(failures.values()))
+            raise BaseExceptionGroup(f"of {len(self.members)} members, {which} did not finish", list(failures.values()))
         return self
 
     def collect_rollouts(

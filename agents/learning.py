@@ -32,19 +32,20 @@ def learn_together(
     agents: Sequence["RuleAgent"],
     total_timesteps: int,
     callbacks: Sequence[MaybeCallback],
-    log_interval: int | None,
-    tb_log_name: str,
+    log_interval: int | None = -1,
+    tb_log_name: str | None = None,
     reset_num_timesteps: bool = True,
     progress_bar: bool = False,
-) -> dict[int, Exception]:
+) -> dict[int, BaseException]:
     """Train agents that are alike but for their seeds; each learns what it would learn alone.
 
     Args:
         agents: one, or several.
         total_timesteps: of each.
         callbacks: one for each agent, in Stable-Baselines3's sense.
-        log_interval: rollouts from one dump of the logs to the next; ``None`` for never.
-        tb_log_name, reset_num_timesteps, progress_bar: as for SB3's ``learn``.
+        log_interval: rollouts from one dump of the logs to the next; -1 for SB3's default, ``None`` for never.
+        tb_log_name: the agents' name by default.
+        reset_num_timesteps, progress_bar: as for SB3's ``learn``.
 
     Returns:
         What ended a member before its time, by its index; a single agent's error is raised.
@@ -53,12 +54,14 @@ def learn_together(
         ValueError: agents that are not alike.
     """
     members = Members(agents)
+    log_interval = members.first.default_log_interval if log_interval == -1 else log_interval
+    name = type(members.first).__name__ if tb_log_name is None else tb_log_name
     running: dict[int, BaseCallback] = {}
     try:
         for index, agent in members.still_learning():
             with members.alone(index):
                 _, running[index] = agent._setup_learn(
-                    total_timesteps, callbacks[index], reset_num_timesteps, tb_log_name, progress_bar and index == 0
+                    total_timesteps, callbacks[index], reset_num_timesteps, name, progress_bar and index == 0
                 )
                 running[index].on_training_start(locals(), globals())
         members.join_environments()
@@ -183,6 +186,8 @@ def step_environments(
                 step = env.step(within_bounds(agent, actions[mine]))
             else:
                 step = tuple(part[mine] for part in everything)
+                if hasattr(env, "check_step"):
+                    env.check_step(*step)
             new_obs, rewards, dones, infos = step
             agent.num_timesteps += members.n_envs
             seen = {"self": agent, "env": env, "rollout_buffer": agent.rollout_buffer, "actions": actions[mine]}

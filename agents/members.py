@@ -52,7 +52,7 @@ class Members:
         self.lead = () if len(agents) == 1 else (len(agents),)
         self.n_envs = self.first.n_envs
         self.learning = [True] * len(agents)
-        self.failures: dict[int, Exception] = {}
+        self.failures: dict[int, BaseException] = {}
         self.joint_env: BatchedVecEnv | None = None
         self.logs = True
         self._noise: Tensor | None = None
@@ -79,7 +79,7 @@ class Members:
         """What fails for one member ends that member only. A single agent's error is raised as ever."""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an environment may even call sys.exit
             if not self.lead:
                 raise
             self.failures[index] = error
@@ -107,14 +107,9 @@ class Members:
 
     def join_environments(self) -> None:
         """Step all members' environments as one computation, where their task can be batched and nobody waits."""
-        envs = [agent.env for agent in self.agents]
-        if (
-            self.lead
-            and self.first.in_step
-            and all(self.learning)
-            and all(isinstance(env, BatchedVecEnv) for env in envs)
-        ):
-            self.joint_env = BatchedVecEnv.join(envs)  # type: ignore[arg-type]
+        batches = [batch for agent in self.agents if (batch := _batch_of(agent.env)) is not None]
+        if self.lead and self.first.in_step and all(self.learning) and len(batches) == len(self.agents):
+            self.joint_env = BatchedVecEnv.join(batches)
 
     def columns(self, index: int) -> slice:
         """Where a member's environments stand among those of all."""
@@ -386,6 +381,12 @@ def together(observations: Sequence[Any]) -> Observations:
     if isinstance(observations[0], Mapping):
         return {key: np.concatenate([part[key] for part in observations]) for key in observations[0]}
     return np.concatenate(observations)
+
+
+def _batch_of(env: Any) -> BatchedVecEnv | None:
+    """The batch of an environment around which there is nothing, or what only looks at its steps."""
+    inner = env.venv if hasattr(env, "check_step") else env
+    return inner if isinstance(inner, BatchedVecEnv) else None
 
 
 def _check_alike(agents: Sequence["RuleAgent"]) -> None:

@@ -5,7 +5,7 @@ import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -57,12 +57,38 @@ class Job:
         folder: where it will write.
         choices: the file chosen from each group.
         sweep_folder: where Hydra writes of the sweep that it belongs to; ``None`` if to none.
+        is_member: whether others learn with it.
     """
 
     config: DictConfig
     folder: Path
     choices: dict[str, Any]
     sweep_folder: Path | None = None
+    is_member: bool = False
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether the command makes other runs too."""
+        return self.sweep_folder is not None or self.is_member
+
+    def runs(self) -> list["Job"]:
+        """This run, or if it has members, each of them."""
+        if self.config.members == 1:
+            return [self]
+        return [replace(self, config=config, folder=folder, is_member=True) for config, folder in members(self)]
+
+
+def members(job: Job) -> list[tuple[DictConfig, Path]]:
+    """The config and the folder of each run that learns with a job's own, as it would be alone."""
+    first = job.config.seed
+    # Beside the job's own folder, where this is named by its seed.
+    beside = job.folder.parent if job.folder.name == f"seed={first}" else job.folder
+    runs = []
+    for seed in range(first, first + job.config.members):
+        config = job.config.copy()
+        config.seed, config.members = seed, 1
+        runs.append((config, beside / f"seed={seed}"))
+    return runs
 
 
 def shorthand(overrides: Iterable[str]) -> list[str]:

@@ -6,6 +6,7 @@ import time
 import warnings
 from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
@@ -57,21 +58,25 @@ def train(arguments: Sequence[str]) -> int:
         _hand_over([*args.flags, *args.overrides])
         return 0
     check_agents()
-    check_folders(jobs)
-    done_before = [job for job in jobs if stays(RunFolder(job.folder), job.config, job.sweep_folder is not None)]
-    if done_before:
-        complain(f"{len(done_before)} of {len(jobs)} runs are finished already and stay; overwrite=true repeats them")
-    check_builds([job for job in jobs if job not in done_before])
+    for job in jobs:
+        check_numbers(job)
+    runs_of = [job.runs() for job in jobs]
+    runs = [run for several in runs_of for run in several]
+    check_folders(runs)
+    left = [[run for run in several if not stays(RunFolder(run.folder), run)] for several in runs_of]
+    if done_before := len(runs) - sum(map(len, left)):
+        complain(f"{done_before} of {len(runs)} runs are finished already and stay; overwrite=true repeats them")
+    check_builds([job for job, several in zip(jobs, left, strict=True) if several])
     Interruption.received = None
     try:
-        with Interruption(first=partial(_end_workers, jobs)):
+        with Interruption(first=partial(_end_workers, runs)):
             is_through = _hand_over([*args.flags, *args.overrides])
     except KeyboardInterrupt:
-        if len(jobs) > 1:
-            _summary(jobs)
+        if len(runs) > 1:
+            _summary(runs)
             complain(f"the same command goes on with what is left: bio-rl train {join(arguments)}")
         raise
-    return _summary(jobs) or (0 if is_through else 1)
+    return _summary(runs) or (0 if is_through else 1)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
@@ -135,12 +140,12 @@ def check_folders(jobs: Sequence[Job]) -> None:
         try:
             TemporaryFile(dir=existing).close()
             folder.refuse_foreign()
-            stays(folder, job.config, job.sweep_folder is not None)
+            stays(folder, job)
         except OSError as error:
             raise UserError(f"the folder {job.folder} cannot be written: {existing}: {error.strerror}") from error
         except FolderError as error:
             raise UserError(str(error)) from error
-        if job.sweep_folder is None and (owner := folder.owner()) is not None:
+        if not job.is_one_of_several and (owner := folder.owner()) is not None:
             raise UserError(f"{job.folder} is in use by {owner}")
     for path in seen:
         if outer := seen.intersection(path.parents):
@@ -157,22 +162,23 @@ def _check_sweep_file(file: Path) -> None:
             raise UserError(f"{file} is no sweep's of bio-rl, and would be replaced; set another hydra.sweep.dir")
 
 
-def stays(folder: RunFolder, config: DictConfig, sweep: bool) -> bool:
-    """Whether a finished run in the folder stays, and a sweep goes on with the next one.
+def stays(folder: RunFolder, run: Job) -> bool:
+    """Whether a finished run in the folder stays, and a command for several goes on with the next one.
 
-    It does if it had the same config. What was interrupted, a sweep begins anew.
+    It does if it had the same config. What was interrupted, such a command begins anew.
 
     Raises:
         FolderError: there is another finished run, and it may not be overwritten.
     """
     result = folder.read_result()
-    if result is None or result["status"] not in FINISHED or config.overwrite:
+    if result is None or result["status"] not in FINISHED or run.config.overwrite:
         return False
-    if sweep and result["status"] == "interrupted":
+    several = run.is_one_of_several
+    if several and result["status"] == "interrupted":
         return False
-    if sweep and folder.is_run_of(config):
+    if several and folder.is_run_of(run.config):
         return True
-    other = "finished run of other settings" if sweep else "finished run"
+    other = "finished run of other settings" if several else "finished run"
     raise FolderError(f"{folder.path} holds a {other} ({result['status']}); overwrite=true replaces it")
 
 
@@ -180,7 +186,6 @@ def check_builds(jobs: Sequence[Job]) -> None:
     """Build what each job will build, but once only for those that differ in what nothing built depends on."""
     different: dict[str, Job] = {}
     for job in jobs:
-        check_numbers(job)
         settings = plain(job.config)
         different.setdefault(repr({key: value for key, value in settings.items() if key not in NOT_BUILT}), job)
     console = Console(stderr=True)
@@ -228,17 +233,17 @@ def check_build(job: Job) -> None:
 
 
 def run_job(config: DictConfig) -> float:
-    """Hydra's task function: one run, in the folder that Hydra made for it.
+    """Hydra's task function: one run, in the folder that Hydra made for it, or several that learn together.
 
     Returns:
-        The final return, by which a sweeper may choose its next jobs; that of a run which is not done is the worst.
+        The final return, by which a sweeper may choose its next jobs, of several their median; that of a run
+        which is not done is the worst.
     """
     from bio_rl.experiment.run import run
 
     if Interruption.received is not None:
         raise Interrupted(Interruption.received)
     context = HydraConfig.get()
-    config = resolved(config)
     chosen = context.runtime.choices
     choices = {
         "agent": chosen["agent"],
@@ -246,24 +251,40 @@ def run_job(config: DictConfig) -> float:
         "critic_rule": chosen.get("rule@critic_rule") or chosen["rule"],
     }
     launch = {"hydra": OmegaConf.create({"hydra": context}), "overrides": context.overrides.task}
-    path = Path(context.runtime.output_dir)
-    shown = _relative(path, Path(context.runtime.cwd))
-    try:
-        with RunFolder(path) as folder:
-            sweep = context.mode == RunMode.MULTIRUN
-            result = folder.read_result() if stays(folder, config, sweep) else None
-            if result is None:
-                result = run(config, folder, choices, launch)
-                _report(result, path, shown)
-    except FolderError as error:
-        complain(str(error))
-        return WORST
-    except OSError as error:  # of files that say how a run went
-        complain(f"failed in {shown}: {error}")
-        return WORST
-    if result["status"] == "interrupted":
-        raise Interrupted(Signals[result["signal"]])
-    return result["return_mean"] if result["status"] == "done" else WORST
+    sweep_folder = Path(context.sweep.dir) if context.mode == RunMode.MULTIRUN else None
+    job = Job(resolved(config), Path(context.runtime.output_dir), dict(chosen), sweep_folder)
+    with ExitStack() as claimed:
+        finished, claims = _claim(job.runs(), claimed)
+        results = []
+        if claims:
+            try:
+                results = run([each.config for each, _ in claims], [folder for _, folder in claims], choices, launch)
+            except OSError as error:  # of files that say how a run went
+                complain(f"failed in {job.folder}: {error}")
+                return WORST
+    for result, (each, _) in zip(results, claims, strict=True):
+        if not (each.is_member and result["status"] == "done"):  # members are summed up in the end
+            _report(result, each.folder, _relative(each.folder, Path(context.runtime.cwd)))
+    for result in results:
+        if result["status"] == "interrupted":
+            raise Interrupted(Signals[result["signal"]])
+    returns = [each["return_mean"] if each["status"] == "done" else WORST for each in [*finished, *results]]
+    return median(returns) if returns else WORST
+
+
+def _claim(runs: Sequence[Job], claimed: ExitStack) -> tuple[list[dict[str, Any]], list[tuple[Job, RunFolder]]]:
+    """The results of the runs that are finished already, and those that are left, whose folders are claimed."""
+    finished, claims = [], []
+    for each in runs:
+        try:
+            folder = claimed.enter_context(RunFolder(each.folder))
+            if stays(folder, each):
+                finished.append(folder.read_result() or {})
+            else:
+                claims.append((each, folder))
+        except FolderError as error:
+            complain(str(error))
+    return finished, claims
 
 
 def _only_shows(args: Namespace) -> bool:

@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from bio_rl.experiment.finite import FiniteEnvs
-from bio_rl.tasks import make_batched
+from bio_rl.tasks import BATCHED, make_batched
 from bio_rl.tasks.vec_env import BatchedVecEnv
 
 LONGEST_EPISODE = 1000
@@ -57,8 +57,9 @@ def training_envs(config: DictConfig, gamma: float, in_process: bool = False) ->
         raise ValueError(f"env.vec={config.vec}: env.vec must be one of auto, {', '.join(VEC_ENVS)}")
     make_vec_env = VEC_ENVS["dummy" if in_process or config.vec == "auto" else config.vec]
     batched = _batched(config, config.n_envs)
-    # Those that are computed together are our own, and finite.
-    envs: VecEnv = FiniteEnvs(make_vec_env([lambda: make_env(config)] * config.n_envs)) if batched is None else batched
+    envs: VecEnv = make_vec_env([lambda: make_env(config)] * config.n_envs) if batched is None else batched
+    if config.id not in BATCHED or batched is None:  # those are finite by their equations
+        envs = FiniteEnvs(envs)
     _check_norm_obs_keys(config, envs.observation_space)
     if config.normalize_observation or config.normalize_reward:
         envs = VecNormalize(

@@ -22,21 +22,15 @@ from bio_rl.experiment.checkpoints import Checkpoints
 from bio_rl.experiment.environments import evaluation_envs
 from bio_rl.experiment.isolation import isolated
 from bio_rl.experiment.logger import write_row
+from bio_rl.seeding import Stream, derive_seeds
+from bio_rl.tasks.vec_env import seed_copies
 
-PERIODIC_SEED, FINAL_SEED = 1_000_000_000, 1_500_000_000
-"""From where episodes are seeded during training and at its end: far apart, and far from training's own seeds."""
-SEEDS_A_RUN = 1_000
-"""Runs with different seeds are evaluated on different episodes, runs that differ otherwise on the same ones."""
+PERIODIC, FINAL = 0, 1
+"""Which episodes an evaluation plays: those during training, the same each time, or those at its end.
 
-
-def episodes_seed(run_seed: int, first_seed: int) -> int:
-    """The seed of an evaluation's first episode, from which the others count on.
-
-    Args:
-        run_seed: the run's.
-        first_seed: ``PERIODIC_SEED`` or ``FINAL_SEED``.
-    """
-    return first_seed + run_seed * SEEDS_A_RUN
+They spring from the run's seed: runs of different seeds are evaluated on different episodes, runs that differ otherwise
+on the same ones.
+"""
 
 
 class Evaluation(NamedTuple):
@@ -70,7 +64,7 @@ class Evaluator:
     def __init__(self, config: DictConfig, folder: Path):
         self.run_seed = config.seed
         self.deterministic = config.evaluation.deterministic
-        with isolated(episodes_seed(self.run_seed, PERIODIC_SEED)):
+        with isolated(derive_seeds(self.run_seed, Stream.EVALUATION, 1)[0]):
             self.envs = evaluation_envs(config.env, config.evaluation.episodes)
         self.file = EvaluationsFile(folder, config.seed)
         self.checkpoints = Checkpoints(folder, config.evaluation.checkpoints)
@@ -78,16 +72,20 @@ class Evaluator:
         self.best_return_mean: float | None = None
         self.seconds = 0.0
 
-    def evaluate(self, agent: BaseAlgorithm, first_seed: int) -> Evaluation:
-        """Play one episode in each environment, seeded from ``first_seed`` and the run's seed.
+    def evaluate(self, agent: BaseAlgorithm, which: int) -> Evaluation:
+        """Play one episode in each environment.
+
+        Args:
+            agent: who plays, by a twin of its policy.
+            which: the episodes, ``PERIODIC`` or ``FINAL``.
 
         Raises:
             ValueError: an episode has a reward or an observation that is not finite.
         """
         started = time.perf_counter()
-        seed = episodes_seed(self.run_seed, first_seed)
-        with isolated(seed):
-            evaluation = self._play(agent, seed)
+        seeds = derive_seeds(self.run_seed, Stream.EVALUATION, self.envs.num_envs, which)
+        with isolated(seeds[0]):
+            evaluation = self._play(agent, seeds)
         self.file.append(agent.num_timesteps, evaluation)
         is_best = False
         if agent.num_timesteps == 0:
@@ -101,10 +99,10 @@ class Evaluator:
     def close(self) -> None:
         self.envs.close()
 
-    def _play(self, agent: BaseAlgorithm, seed: int) -> Evaluation:
+    def _play(self, agent: BaseAlgorithm, seeds: Sequence[int]) -> Evaluation:
         policy = _twin(agent.policy)
         normalizer = agent.get_vec_normalize_env()
-        self.envs.seed(seed)
+        seed_copies(self.envs, seeds)
         observations: Any = self.envs.reset()
         returns, lengths = np.zeros(self.envs.num_envs), np.zeros(self.envs.num_envs, dtype=int)
         running, steps = np.ones(self.envs.num_envs, dtype=bool), 0
@@ -190,7 +188,7 @@ class PeriodicEvaluation(BaseCallback):
         if not self.interval or self.num_timesteps < self.due:
             return
         self.due = (self.num_timesteps // self.interval + 1) * self.interval
-        evaluation = self.evaluator.evaluate(self.model, PERIODIC_SEED)
+        evaluation = self.evaluator.evaluate(self.model, PERIODIC)
         with isolated(self.num_timesteps):
             scalars = evaluation_scalars(self.model, evaluation) | self.scalars(self.model)
         write_row(self.logger, scalars, self.num_timesteps)

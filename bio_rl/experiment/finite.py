@@ -41,7 +41,14 @@ class FiniteEnvs(VecEnvWrapper):
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        observations, rewards, dones, infos = self.venv.step_wait()
+        step = self.venv.step_wait()
+        self.check_step(*step)
+        return step
+
+    def check_step(
+        self, observations: VecEnvObs, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """Count a step of the copies, and look at what they gave; for those who step them by other ways too."""
         self._steps += 1
         self._check("a reward", rewards)
         for copy in np.flatnonzero(dones):
@@ -50,7 +57,6 @@ class FiniteEnvs(VecEnvWrapper):
             if last is not None:
                 self._check_observations(_alone(last), int(copy))
         self._check_observations(observations)
-        return observations, rewards, dones, infos
 
     def _check_observations(self, observations: Any, first_copy: int = 0) -> None:
         if isinstance(observations, Mapping):

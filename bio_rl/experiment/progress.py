@@ -1,7 +1,7 @@
 """The progress bar: return, steps a second and time left; nothing where stderr is not a terminal."""
 
 import time
-from statistics import fmean
+from statistics import fmean, median
 from types import TracebackType
 from typing import Self
 
@@ -13,16 +13,17 @@ REFRESH = 0.2
 """Seconds between two looks of the bar."""
 
 
-class ProgressBar(BaseCallback):
-    """Follows one ``learn``; a context manager, so that the terminal is left in order whatever happens.
+class ProgressBar:
+    """Follows one training, of one agent or of several that learn together.
+
+    A context manager, so that the terminal is left in order whatever happens.
 
     Args:
         title: what stands in front of the bar.
-        timesteps: of the whole run.
+        timesteps: of each agent.
     """
 
     def __init__(self, title: str, timesteps: int):
-        super().__init__()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -42,7 +43,29 @@ class ProgressBar(BaseCallback):
             disable=not console.file.isatty(),
         )
         self.task = self.bar.add_task(title, total=timesteps, episode_return="–", speed=0.0)
-        self.started = self.drawn = self.seconds = 0.0
+        self.followers: list[Follower] = []
+        self.started = self.drawn = time.perf_counter()
+
+    def follower(self) -> "Follower":
+        """A callback for one of the agents."""
+        self.followers.append(Follower(self))
+        return self.followers[-1]
+
+    def look(self) -> None:
+        """Draw the bar anew if it is time: the median of the agents' returns, and the steps of all."""
+        now = time.perf_counter()
+        if self.bar.disable or now - self.drawn < REFRESH:
+            return
+        self.drawn = now
+        returns = [mean for follower in self.followers if (mean := follower.return_mean()) is not None]
+        steps = sum(follower.num_timesteps for follower in self.followers)
+        self.bar.update(
+            self.task,
+            completed=steps / len(self.followers),
+            episode_return=f"{median(returns):.1f}" if returns else "–",
+            speed=steps / (now - self.started),
+            refresh=True,
+        )
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -53,22 +76,19 @@ class ProgressBar(BaseCallback):
     ) -> None:
         self.bar.stop()
 
-    def _on_training_start(self) -> None:
-        self.started = time.perf_counter()
 
-    def _on_training_end(self) -> None:
-        self.seconds = time.perf_counter() - self.started
+class Follower(BaseCallback):
+    """Lets a progress bar look at an agent while it learns."""
+
+    def __init__(self, bar: ProgressBar):
+        super().__init__()
+        self.progress = bar
+
+    def return_mean(self) -> float | None:
+        """The mean return of the last episodes; ``None`` before the first is over."""
+        returns = [episode["r"] for episode in getattr(self.model, "ep_info_buffer", None) or ()]
+        return fmean(returns) if returns else None
 
     def _on_step(self) -> bool:
-        now = time.perf_counter()
-        if not self.bar.disable and now - self.drawn > REFRESH:
-            self.drawn = now
-            returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
-            self.bar.update(
-                self.task,
-                completed=self.num_timesteps,
-                episode_return=f"{fmean(returns):.1f}" if returns else "–",
-                speed=self.num_timesteps / (now - self.started),
-                refresh=True,
-            )
+        self.progress.look()
         return True

@@ -2,15 +2,15 @@
 
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -25,7 +25,7 @@ from bio_rl.experiment.checkpoints import save_model
 from bio_rl.experiment.diagnostics import Diagnostics
 from bio_rl.experiment.environments import training_envs
 from bio_rl.experiment.evaluation import (
-    FINAL_SEED,
+    FINAL,
     Evaluator,
     PeriodicEvaluation,
     evaluation_scalars,
@@ -42,7 +42,10 @@ from bio_rl.experiment.provenance import git_revision, source_hashes, versions
 from bio_rl.experiment.settings import check_settings
 from bio_rl.network import Network
 from bio_rl.rule import Divergence, Rule
+from bio_rl.seeding import Stream, derive_seeds
 
+LEARN_TOGETHER, STACK = "agents.learn_together", "agents.Members"
+"""By their names, as Hydra's ``_target_`` names the agent: what runs agents does not depend on them."""
 MEASURED = (
     "return_mean",
     "return_std",
@@ -56,119 +59,248 @@ MEASURED = (
 
 
 def run(
-    config: DictConfig, folder: RunFolder, choices: Mapping[str, Any], launch: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Train and evaluate one agent, and leave everything that is known about it in its folder.
+    configs: Sequence[DictConfig],
+    folders: Sequence[RunFolder],
+    choices: Mapping[str, Any],
+    launch: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Train and evaluate one agent, or several together, and leave all that is known about each in its folder.
 
-    A run that fails, diverges or is interrupted leaves the same files as far as it got; its
-    result says what happened. SIGTERM and SIGHUP interrupt as Ctrl-C does; one that comes while
-    the result is written is raised thereafter.
+    Agents that learn together are members: each is a run with a folder of its own, and what ends
+    one before its time ends no other. A run that fails, diverges or is interrupted leaves the same
+    files as far as it got; its result says what happened. SIGTERM and SIGHUP interrupt as Ctrl-C
+    does; one that comes while results are written is raised thereafter.
 
     Args:
-        config: the composed config.
-        folder: where to write, claimed. What an earlier run left there is removed.
+        configs: the composed config of each run; they differ in nothing but the seed.
+        folders: where each writes, claimed. What earlier runs left there is removed.
         choices: the names chosen for ``agent``, ``rule`` and ``critic_rule``.
         launch: Hydra's files that are kept with the config, see ``RunFolder.begin``.
 
     Returns:
-        What ``result.json`` holds.
+        What each ``result.json`` holds.
     """
-    torch.set_num_threads(config.torch_threads)
+    torch.set_num_threads(configs[0].torch_threads)
     results.reset_peak_memory()
-    names = {**choices, "env": config.env.name, "seed": config.seed}
-    result = {"status": "running", **names, "env_id": config.env.id}
-    result |= {"timesteps": 0, "timesteps_requested": config.env.timesteps}
-    result["evaluation_deterministic"] = config.evaluation.deterministic
-    result |= dict.fromkeys(MEASURED)
-    process = this_process(datetime.now().astimezone().isoformat(timespec="seconds"))
-    provenance = {"process": process, "versions": versions(), "git_revision": git_revision()}
-
-    started = time.perf_counter()
+    provenance = {
+        "members": len(configs),
+        "process": this_process(datetime.now().astimezone().isoformat(timespec="seconds")),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
     with Interruption() as interruption, interruption.held():
-        folder.begin(result | provenance, config, launch or {})
+        runs = [
+            Run(config, folder, choices, provenance, interruption)
+            for config, folder in zip(configs, folders, strict=True)
+        ]
+        for each in runs:
+            each.begin(launch or {})
         try:
             with interruption.raised():
-                train(config, folder.path, names, result, interruption)
-            result["status"] = "done"
+                _train(runs)
         except KeyboardInterrupt as told:
-            result |= {"status": "interrupted", "signal": signal_of(told).name}
-        except BaseException as error:  # an environment may even call sys.exit
-            diverged = isinstance(error, Divergence | NotFinite)
-            by_exit = " (something called sys.exit)" if isinstance(error, SystemExit) else ""
-            result |= {"status": "diverged" if diverged else "failed"}
-            result |= {"error": f"{type(error).__name__}: {error}{by_exit}"}
-            with suppress(OSError):
-                (folder.path / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        result |= {"wall_seconds": round(time.perf_counter() - started, 3), "peak_memory_mb": results.peak_memory_mb()}
-        result |= provenance
-        folder.write_result(result)
-    return result
+            for each in runs:
+                if each.is_running:
+                    each.end("interrupted", signal=signal_of(told).name)
+        for each in runs:
+            each.close()
+    return [each.result for each in runs]
 
 
-def train(
-    config: DictConfig, folder: Path, names: Mapping[str, Any], result: dict[str, Any], interruption: Interruption
-) -> None:
-    """The run itself. What is known so far is in ``result`` and the folder whenever it ends, or breaks off.
-
-    Raises:
-        Divergence, NotFinite: the rule diverged, or its updates did.
-        BaseException: whatever else goes wrong.
-    """
-    # The agent seeds them too, but after its environments are built, and these may draw from them.
-    set_random_seed(config.seed)
-    envs = training_envs(config.env, config.agent.get("gamma", 1.0))
-    agent = build_agent(config, envs)
-    added = make_callbacks(config.callbacks)
-    result["rule_source_sha256"] = source_hashes(_rules(agent))
-    timesteps = whole_rollouts(agent, config.env.timesteps)
+def _train(runs: Sequence["Run"]) -> None:
+    """From the first environment to the last evaluation; whatever goes wrong in a run is that run's."""
+    for each in runs:
+        with each.accounted():
+            each.build()
+    learning = [each for each in runs if each.is_running]
+    if not learning:
+        return
+    config, seeds = learning[0].config, [each.config.seed for each in learning]
+    title = f"{learning[0].result['rule']} seed={seeds[0]}" + (f"..{seeds[-1]}" if len(seeds) > 1 else "")
+    timesteps = whole_rollouts(learning[0].agent, config.env.timesteps)
     if timesteps != config.env.timesteps:
         complain(f"env.timesteps={config.env.timesteps} is rounded up to whole rollouts: {timesteps}")
-    agent.set_logger(make_logger(config.logging, folder))
-    evaluator = Evaluator(config, folder)
-    diagnostics = Diagnostics(config.diagnostics, folder)
-    title = f"{names['rule']} seed={names['seed']}"
-    try:
-        log_config(agent.logger, config)
-        with ProgressBar(title, timesteps) as bar:
-            callbacks = [
-                EndsWhenTold(interruption),
-                FiniteParameters(),
-                PeriodicEvaluation(evaluator, config.evaluation.interval, _rule_scalars),
-                diagnostics,
-                *added,
-                bar,
-            ]
-            agent.learn(config.env.timesteps, callbacks, **_given(log_interval=config.logging.interval))
-        learning_seconds = bar.seconds - evaluator.seconds - diagnostics.seconds
-        final = evaluator.evaluate(agent, FINAL_SEED)
-        scalars = evaluation_scalars(agent, final) | _rule_scalars(agent)
-        log_final(agent.logger, config, names, scalars, agent.num_timesteps)
-        result |= {
+    started = time.perf_counter()
+    with ProgressBar(title, timesteps) as bar:
+        _learn(learning, config, bar)
+    seconds = time.perf_counter() - started - sum(each.seconds_looking for each in learning)
+    for each in learning:
+        if each.is_running:
+            with each.accounted():
+                each.finish(seconds)
+
+
+def _learn(runs: Sequence["Run"], config: DictConfig, bar: ProgressBar) -> None:
+    callbacks = [each.callbacks(bar) for each in runs]
+    settings = _given(log_interval=config.logging.interval)
+    if len(runs) == 1:
+        (only,) = runs
+        with only.accounted():
+            only.agent.learn(config.env.timesteps, callbacks[0], **settings)
+        return
+    agents = [each.agent for each in runs]
+    failures = get_method(LEARN_TOGETHER)(agents, config.env.timesteps, callbacks, **settings)
+    for index, error in failures.items():
+        runs[index].fail(error)
+
+
+class Run:
+    """One run: its agent, what it leaves in its folder, and how it ended.
+
+    Args:
+        config: its own.
+        folder: where it writes, claimed.
+        choices: the names chosen for ``agent``, ``rule`` and ``critic_rule``.
+        provenance: what its result says of the process.
+        interruption: by which it may be told to end.
+
+    Attributes:
+        result: what is known of it so far.
+        agent, evaluator: once they are built.
+    """
+
+    agent: OnPolicyAlgorithm
+    evaluator: Evaluator
+
+    def __init__(
+        self,
+        config: DictConfig,
+        folder: RunFolder,
+        choices: Mapping[str, Any],
+        provenance: dict[str, Any],
+        interruption: Interruption,
+    ):
+        self.config = config
+        self.folder = folder
+        self.provenance = provenance
+        self.interruption = interruption
+        self.names = {**choices, "env": config.env.name, "seed": config.seed}
+        self.result: dict[str, Any] = {
+            "status": "running",
+            **self.names,
+            "env_id": config.env.id,
+            "timesteps": 0,
+            "timesteps_requested": config.env.timesteps,
+            "evaluation_deterministic": config.evaluation.deterministic,
+            **dict.fromkeys(MEASURED),
+        }
+        self._started = time.perf_counter()
+        self._closing = ExitStack()
+
+    @property
+    def is_running(self) -> bool:
+        return self.result["status"] == "running"
+
+    def begin(self, launch: Mapping[str, Any]) -> None:
+        """Take over the folder."""
+        self.folder.begin(self.result | self.provenance, self.config, launch)
+
+    @property
+    def seconds_looking(self) -> float:
+        """That its evaluations and diagnostics took."""
+        return self.evaluator.seconds + self.diagnostics.seconds
+
+    # -- how it ends ---------------------------------------------------------------------
+
+    @contextmanager
+    def accounted(self) -> Iterator[None]:
+        """An error within ends this run, and its result says so."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # an environment may even call sys.exit
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End it by an error."""
+        # Parameters or outputs that are not finite show as all kinds of errors, in distributions and environments.
+        if isinstance(error, Exception) and not isinstance(error, Divergence | NotFinite) and self._went_astray():
+            cause, error = error, NotFinite(f"the network was no longer finite after {self._timesteps} timesteps")
+            error.__cause__ = cause
+        by_exit = " (something called sys.exit)" if isinstance(error, SystemExit) else ""
+        status = "diverged" if isinstance(error, Divergence | NotFinite) else "failed"
+        self.end(status, error=f"{type(error).__name__}: {error}{by_exit}")
+        with suppress(OSError):
+            text = "".join(traceback.format_exception(error))
+            (self.folder.path / "traceback.txt").write_text(text, encoding="utf-8")
+
+    def end(self, status: str, **why: str) -> None:
+        self.result |= {"status": status, **why}
+
+    def _went_astray(self) -> bool:
+        return hasattr(self, "agent") and not (_is_finite(self.agent) and _answers_finitely(self.agent))
+
+    @property
+    def _timesteps(self) -> int:
+        return self.agent.num_timesteps if hasattr(self, "agent") else 0
+
+    # -- what it does --------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Its environments, its agent, and what looks at it."""
+        config = self.config
+        # The agent seeds them too, but after its environments are built, and these may draw from them.
+        set_random_seed(derive_seeds(config.seed, Stream.AGENT, 1)[0])
+        envs = training_envs(config.env, config.agent.get("gamma", 1.0))
+        self._closing.callback(envs.close)
+        self.agent = build_agent(config, envs)
+        self.added = make_callbacks(config.callbacks)
+        self.result["rule_source_sha256"] = source_hashes(_rules(self.agent))
+        self.agent.set_logger(make_logger(config.logging, self.folder.path))
+        self.evaluator = Evaluator(config, self.folder.path)
+        self._closing.callback(self.evaluator.close)
+        self.diagnostics = Diagnostics(config.diagnostics, self.folder.path)
+        log_config(self.agent.logger, config)
+
+    def callbacks(self, bar: ProgressBar) -> list[BaseCallback]:
+        """What sees its training."""
+        return [
+            EndsWhenTold(self.interruption),
+            FiniteParameters(),
+            PeriodicEvaluation(self.evaluator, self.config.evaluation.interval, _rule_scalars),
+            self.diagnostics,
+            *self.added,
+            bar.follower(),
+        ]
+
+    def finish(self, learning_seconds: float) -> None:
+        """Evaluate it once more, and say what was measured.
+
+        Args:
+            learning_seconds: that it and those who learnt with it took, without evaluations.
+        """
+        final = self.evaluator.evaluate(self.agent, FINAL)
+        scalars = evaluation_scalars(self.agent, final) | _rule_scalars(self.agent)
+        log_final(self.agent.logger, self.config, self.names, scalars, self.agent.num_timesteps)
+        self.result |= {
             "return_mean": final.return_mean,
             "return_std": final.return_std,
             "return_episodes": len(final.returns),
-            "steps_per_second": round(agent.num_timesteps / learning_seconds, 1),
-            "feedback_angle": _angles(agent),
+            "steps_per_second": round(self.agent.num_timesteps / learning_seconds, 1),
+            "feedback_angle": _angles(self.agent),
         }
-    except Exception as error:
-        # Parameters or outputs that are not finite show as all kinds of errors, in distributions and environments.
-        if isinstance(error, Divergence | NotFinite) or (_is_finite(agent) and _answers_finitely(agent)):
-            raise
-        raise NotFinite(f"the network was no longer finite after {agent.num_timesteps} timesteps") from error
-    finally:
-        with interruption.held():
-            result |= {
-                "timesteps": agent.num_timesteps,
-                "best_return_mean": evaluator.best_return_mean,
-                "untrained_return_mean": evaluator.untrained_return_mean,
-                "training_return_mean": training_return_mean(agent),
-                "diagnostics": diagnostics.result(),
-            }
-            if _is_finite(agent):
-                save_model(agent, folder / "model")
-            agent.logger.close()
-        envs.close()
-        evaluator.close()
+        self.end("done")
+
+    def close(self) -> None:
+        """Leave what is known, however it ended."""
+        with self._closing:
+            if hasattr(self, "diagnostics"):
+                self.result |= {
+                    "timesteps": self.agent.num_timesteps,
+                    "best_return_mean": self.evaluator.best_return_mean,
+                    "untrained_return_mean": self.evaluator.untrained_return_mean,
+                    "training_return_mean": training_return_mean(self.agent),
+                    "diagnostics": self.diagnostics.result(),
+                }
+                with self.accounted():
+                    if _is_finite(self.agent):
+                        save_model(self.agent, self.folder.path / "model")
+                    self.agent.logger.close()
+        self.result["wall_seconds"] = round(time.perf_counter() - self._started, 3)
+        self.result["peak_memory_mb"] = results.peak_memory_mb()
+        self.result |= self.provenance
+        self.folder.write_result(self.result)
 
 
 def whole_rollouts(agent: OnPolicyAlgorithm, timesteps: int) -> int:
@@ -189,8 +321,8 @@ def check(config: DictConfig) -> None:
     envs = training_envs(config.env, config.agent.get("gamma", 1.0), in_process=True)
     agent = build_agent(config, envs)
     check_advantages(agent)
-    for network in agent.policy.networks.values():  # type: ignore[operator]
-        network.probe()
+    if config.members > 1:
+        get_method(STACK)([agent, build_agent(config, envs)]).release()
     # A rule that cannot be saved would say so after the training only.
     with TemporaryDirectory() as folder:
         save_model(agent, Path(folder))

@@ -38,6 +38,7 @@ FRACTION = Range(0, 1, whole=False)
 
 RANGES = {
     "seed": Range(0, 2**31 - 1),
+    "members": Range(1, 4096),
     "torch_threads": Range(1, 1024),
     "evaluation.episodes": Range(1, 100_000),
     "evaluation.interval": Range(0, LONGEST),

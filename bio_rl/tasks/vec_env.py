@@ -101,3 +101,9 @@ class BatchedVecEnv(VecEnv):
 
     def _count(self, indices: Any) -> int:
         return len(list(self._get_indices(indices)))
+
+
+def seed_copies(env: VecEnv, seeds: Sequence[int]) -> None:
+    """Seed each copy of an environment at its next reset. SB3's ``VecEnv.seed`` counts on from one seed instead."""
+    env.seed(seeds[0])  # a VecEnv of somebody's own has its way of seeding
+    env.unwrapped._seeds = list(seeds)

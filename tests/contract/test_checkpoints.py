@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from agents import PPO, load_model
 from bio_rl.cli import main
 from bio_rl.experiment.checkpoints import Checkpoints, save_model
-from bio_rl.experiment.evaluation import PERIODIC_SEED, Evaluator
+from bio_rl.experiment.evaluation import PERIODIC, Evaluator
 
 Train = Callable[..., int]
 
@@ -51,7 +51,7 @@ def test_each_checkpoint_is_the_model_that_was_evaluated(train: Train, tmp_path:
         config = OmegaConf.load("run/.hydra/config.yaml")
         config.evaluation.checkpoints = "none"
         agent = load_model(f"run/checkpoints/{step}", "CartPole-v1")
-        assert Evaluator(config, tmp_path).evaluate(agent, PERIODIC_SEED).return_mean == means[step]
+        assert Evaluator(config, tmp_path).evaluate(agent, PERIODIC).return_mean == means[step]
 
 
 def test_best_and_last_are_kept_by_default_or_nothing(train: Train) -> None:

@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import FormatUnsupportedError, Image, Logge
 from bio_rl.cli.configs import compose_jobs
 from bio_rl.cli.train import parse
 from bio_rl.experiment.environments import training_envs
-from bio_rl.experiment.evaluation import PERIODIC_SEED, Evaluation, Evaluator
+from bio_rl.experiment.evaluation import PERIODIC, Evaluation, Evaluator
 from bio_rl.experiment.isolation import isolated
 from bio_rl.experiment.logger import ProgressFile, write_row
 from bio_rl.experiment.progress import ProgressBar
@@ -36,7 +36,7 @@ def config_of(*arguments: str) -> DictConfig:
 
 def evaluate(config: DictConfig, folder: Path = Path()) -> Evaluation:
     agent = build_agent(config, training_envs(config.env, 1.0))
-    return Evaluator(config, folder).evaluate(agent, PERIODIC_SEED)
+    return Evaluator(config, folder).evaluate(agent, PERIODIC)
 
 
 def rows(path: str) -> list[dict[str, str]]:
@@ -128,7 +128,7 @@ BANDIT = ("env=gymnasium", "env.id=misbehaving_envs:Bandit-v0", "env.n_envs=1", 
 def test_a_stochastic_evaluation_draws_actions_as_training_does() -> None:
     config = config_of(*BANDIT, "evaluation.deterministic=false", "network.ortho_init=false")
     agent = build_agent(config, training_envs(config.env, 1.0))
-    evaluation = Evaluator(config, Path()).evaluate(agent, PERIODIC_SEED)
+    evaluation = Evaluator(config, Path()).evaluate(agent, PERIODIC)
     probability = agent.policy.get_distribution(torch.full((1, 2), 0.5)).distribution.probs[0, 1].item()
     assert evaluation.return_mean == pytest.approx(probability, abs=4 * math.sqrt(0.25 / 400))
     assert set(evaluate(config_of(*BANDIT)).returns) in ({0.0}, {1.0})
@@ -147,7 +147,7 @@ def test_exploration_is_drawn_as_in_training_for_each_episode(settings: tuple[st
     task = (*BANDIT, "+env.kwargs.continuous=true", "+env.kwargs.length=2", "agent=a2c", *settings)
     config = config_of(*task, "evaluation.deterministic=false")
     agent = build_agent(config, training_envs(config.env, 1.0))
-    evaluation = Evaluator(config, Path()).evaluate(agent, PERIODIC_SEED)
+    evaluation = Evaluator(config, Path()).evaluate(agent, PERIODIC)
     single = agent.policy.get_distribution(torch.full((1, 2), 0.5)).distribution.stddev.item()
     assert evaluation.return_std == pytest.approx(deviation * single, rel=4 / math.sqrt(2 * 400))
 
