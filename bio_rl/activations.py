@@ -88,8 +88,9 @@ class Tanh(Activation):
     def forward(self, drive: Tensor, out: Tensor | None = None) -> Tensor:
         if drive.numel() < WORTH_THREE_CALLS:
             return torch.tanh(drive, out=out)
-        sigmoid = torch.mul(drive, 2, out=out).sigmoid_()
-        return torch.add(MINUS_ONE, sigmoid, alpha=2, out=sigmoid)
+        if out is None:
+            return torch.add(MINUS_ONE, torch.sigmoid(drive * 2), alpha=2)
+        return torch.add(MINUS_ONE, torch.mul(drive, 2, out=out).sigmoid_(), alpha=2, out=out)
 
     def slope(self, activity: Tensor) -> Tensor:
         return 1 - activity.square()

@@ -44,7 +44,7 @@ from bio_rl.network import Network
 from bio_rl.rule import Divergence, Rule
 from bio_rl.seeding import Stream, derive_seeds
 
-LEARN_TOGETHER, STACK = "agents.learn_together", "agents.Members"
+LEARN_TOGETHER, MEMBERS = "agents.learn_together", "agents.Members"
 """By their names, as Hydra's ``_target_`` names the agent: what runs agents does not depend on them."""
 MEASURED = (
     "return_mean",
@@ -321,13 +321,23 @@ def check(config: DictConfig) -> None:
     envs = training_envs(config.env, config.agent.get("gamma", 1.0), in_process=True)
     agent = build_agent(config, envs)
     check_advantages(agent)
+    for network in _networks(agent).values():
+        network.probe()
     if config.members > 1:
-        get_method(STACK)([agent, build_agent(config, envs)]).release()
+        check_members(agent, build_agent(config, envs), config.members)
     # A rule that cannot be saved would say so after the training only.
     with TemporaryDirectory() as folder:
         save_model(agent, Path(folder))
     make_callbacks(config.callbacks)
     envs.close()
+
+
+def check_members(agent: OnPolicyAlgorithm, another: OnPolicyAlgorithm, members: int) -> None:
+    """Raise a ValueError if such agents cannot learn together."""
+    try:
+        get_method(MEMBERS)([agent, another]).release()
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"members={members}: {error}") from error
 
 
 def check_advantages(agent: OnPolicyAlgorithm) -> None:

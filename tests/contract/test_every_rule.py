@@ -70,19 +70,15 @@ def test_ppos_ratio_is_one_before_the_first_step_of_an_update(name, settings):
     """
     rule = make_rule(name, **settings)
     agent = PPO("CartPole-v1", rule=rule, n_steps=64, batch_size=32, n_epochs=1, learning_rate=1e-2, seed=0)
-    evaluate, get, first, ratios = agent.policy.evaluate_actions, agent.rollout_buffer.get, [], []
+    loss, ratios = agent._loss, []
 
-    def remembering(batch_size):
-        for number, samples in enumerate(get(batch_size)):
-            first[:] = [samples.old_log_prob] if number == 0 else []
-            yield samples
+    def comparing(members, batch, scalars):
+        if not scalars.get("value_loss"):  # the first minibatch of an update
+            distribution, _ = members.outputs(batch.features)
+            ratios.append((distribution.log_prob(batch.actions) - batch.old_log_prob).exp().detach())
+        return loss(members, batch, scalars)
 
-    def comparing(observations, actions):
-        values, log_prob, entropy = evaluate(observations, actions)
-        ratios.extend((log_prob - old).exp().detach() for old in first)
-        return values, log_prob, entropy
-
-    agent.rollout_buffer.get, agent.policy.evaluate_actions = remembering, comparing
+    agent._loss = comparing
     for factor, agent.batch_size in ((1, 32), (2, 16), (1, 64)):
         with torch.no_grad():
             for network in agent.policy.networks.values():

@@ -116,7 +116,8 @@ def test_bias_towards_backprop_is_first_order_in_the_nudge(build, batch, variant
 def energies(network, x, output_error, variant, nudge, precisions, step_sizes, steps):
     """Each sample's energy before and after every step, less the constant that the output's own error adds.
 
-    And what rounding may add to it: the pull is a difference of two activities, each rounded to its last bit.
+    And what rounding may add to it: the pull is a difference of two activities, each rounded to its last bit as its
+    drive is, whose terms may be far larger than their sum.
     """
     trace = network.rule.forward(network, x)
     direction = output_error / output_error.norm(dim=-1, keepdim=True)
@@ -132,7 +133,12 @@ def energies(network, x, output_error, variant, nudge, precisions, step_sizes, s
     for _ in range(steps):
         neurons.step()
         levels.append(energy())
-    rounding = nudge * ((direction.abs() @ readout.abs()) * neurons.free[-1].abs()).sum(-1)
+    hidden, below, activity = network.layers[-2], trace.activities[-3], neurons.free[-1]
+    terms = below.abs() @ hidden.weight.abs().mT
+    if hidden.bias is not None:
+        terms = terms + hidden.bias.abs().unsqueeze(-2)
+    last_bits = activity.abs() + hidden.activation.slope(activity) * terms
+    rounding = nudge * ((direction.abs() @ readout.abs()) * last_bits).sum(-1)
     return torch.stack(levels), torch.finfo(x.dtype).eps * rounding
 
 
