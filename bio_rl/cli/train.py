@@ -61,6 +61,8 @@ def train(arguments: Sequence[str]) -> int:
     for job in jobs:
         check_numbers(job)
     runs_of = [job.runs() for job in jobs]
+    for several in runs_of:
+        check_numbers(several[-1])  # its seed is the highest
     runs = [run for several in runs_of for run in several]
     check_folders(runs)
     left = [[run for run in several if not stays(RunFolder(run.folder), run)] for several in runs_of]

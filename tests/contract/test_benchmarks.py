@@ -122,10 +122,25 @@ def test_the_growth_of_time_is_recovered():
     assert batch != batch, "one batch size alone has no exponent"
 
 
-@pytest.mark.parametrize("agent", ["ppo", "a2c"])
-def test_throughput_reports_a_ratio(agent, capsys):
-    throughput.main(["--agents", agent, "--envs", "2", "--rounds", "2", "--timesteps", "64"])
-    assert agent in capsys.readouterr().out
+@pytest.mark.parametrize("case", ["ppo-cartpole", "a2c-cartpole"])
+def test_throughput_reports_a_ratio(case, capsys):
+    throughput.main(["--cases", case, "--members", "1", "2", "--rounds", "2", "--timesteps", "64"])
+    assert case in capsys.readouterr().out
+
+
+def test_throughput_compares_rules_with_themselves_alone(capsys):
+    rules = ["backprop", "kolen_pollack"]
+    throughput.main(["--members", "2", "--rounds", "2", "--timesteps", "64", "--rules", *rules])
+    assert all(rule in capsys.readouterr().out for rule in rules[1:])
+
+
+@pytest.mark.slow
+def test_the_curve_over_members_is_a_table_and_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(throughput, "CURVE", (1, 2))
+    throughput.main(["--curve", "--rounds", "2", "--timesteps", "64", "--output", str(tmp_path / "curve")])
+    with (tmp_path / "curve.csv").open() as file:
+        assert [row["members"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert (tmp_path / "curve.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("rule", ["node_perturbation", "weight_perturbation", "forward_gradient"])

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bio_rl.cli import main
+from bio_rl.experiment.evaluation import FINAL
+from bio_rl.seeding import Stream, derive_seeds
 
 Train = Callable[..., int]
 
@@ -155,11 +157,13 @@ def test_default_folders_name_what_was_chosen_and_what_was_overridden(train: Tra
 
 
 def test_play_shows_the_agent_that_was_evaluated(train: Train, capsys: pytest.CaptureFixture) -> None:
-    assert train("env.normalize_observation=true", "evaluation.interval=0") == 0
+    # A batch of copies draws its starts by another generator than a copy alone.
+    assert train("env.normalize_observation=true", "evaluation.interval=0", "env.vec=dummy") == 0
     with Path("run/evaluations.csv").open() as file:
         first = next(csv.DictReader(file))
     capsys.readouterr()
-    assert main(["play", "run", "--video", "it.mp4", "--seed", "1500000000"]) == 0
+    episode = derive_seeds(0, Stream.EVALUATION, 1, FINAL)[0]
+    assert main(["play", "run", "--video", "it.mp4", "--seed", str(episode)]) == 0
     assert f"episode 1: return {float(first['return']):.1f}" in capsys.readouterr().out
     assert Path("it.mp4").stat().st_size > 0
 
