@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 cost = cost_of(setting, agent, rule, options.env, options.steps)
                 milliseconds = 1000 * cost["seconds"] / cost["records"]
                 table.add_row(setting, agent, rule, str(cost["records"]), f"{milliseconds:.1f}", f"{cost['share']:.2%}")
-    Console().print(table)
+    Console(width=100).print(table)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
