@@ -297,8 +297,8 @@ class RuleAgent(OnPolicyAlgorithm):
     def _loss_of_samples(self, members: Members, count: int) -> Tensor | None:
         """The loss of at most ``count`` samples of the rollout that this agent holds alone; ``None`` if it has none.
 
-        It differs from a minibatch's of the update by which samples these are, and in nothing else. Only what is
-        computed is asked for: no step is made, nothing is logged.
+        It differs from that of an update's first minibatch by which samples these are, and in nothing else. Only
+        what is computed is asked for: no step is made, nothing is logged.
         """
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = RulePolicy.__name__) -> None:

@@ -59,7 +59,12 @@ class PPO(RuleAgent, sb3.PPO):
     def _loss_of_samples(self, members: Members, count: int) -> Tensor | None:
         if not self.rollout_buffer.full:
             return None
-        return self._loss(members, rollout_of(members).spread(count), defaultdict(list))[0]
+        samples = rollout_of(members).spread(count)
+        with torch.no_grad():
+            distribution, values = members.outputs(samples.features)
+            # As in the first minibatch of an update: the policy is the one that acted, and nothing is clipped.
+            samples = samples._replace(old_log_prob=distribution.log_prob(samples.actions), old_values=values)
+        return self._loss(members, samples, defaultdict(list))[0]
 
     def _loss(self, members: Members, batch: Rollout, scalars: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
         """Each member's loss, and how far its policy has moved from the one that acted, ``(m,)`` each."""

@@ -79,6 +79,15 @@ def _parameters(networks):
     return [p for network in networks.values() for layer in network.layers for p in layer.parameters()]
 
 
+def test_after_an_update_nothing_is_clipped_that_the_next_would_not_clip():
+    """With a clip range that has fallen to 0, as at a run's end, a policy that has moved would learn from nothing."""
+    agent = PPO("CartPole-v1", clip_range="lin_0.2", **{**AGENTS["ppo"][1], "seed": 0}).learn(40)
+    assert agent._clip_range(agent.clip_range) == 0
+    agent.policy.networks["actor"].layers[-1].weight.data += 1
+    error = minibatches(agent, 40)["actor"].output_error
+    assert error.abs().amax(-1).min() > 0
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_there_are_no_more_samples_than_asked_for(name):
     kind, own = AGENTS[name]

@@ -161,6 +161,20 @@ def test_a_run_records_what_it_measures(train):
     ]
 
 
+def test_a_member_records_what_it_would_alone_and_learns_the_same(train):
+    settings = ("rule=gated", "env.timesteps=96")
+    assert train(*settings, *OFTEN, "seed=5", "members=2", "hydra.run.dir='watched/seed=5'") == 0
+    assert train(*settings, "seed=5", "members=2", "hydra.run.dir='alone/seed=5'") == 0
+    for seed in (5, 6):
+        a, b = (load_file(f"{folder}/seed={seed}/model/policy.safetensors") for folder in ("watched", "alone"))
+        assert all(a[name].equal(b[name]) for name in a)
+    assert train(*settings, *OFTEN, "seed=6", "hydra.run.dir=run") == 0
+    together, alone = measured("watched/seed=6"), measured("run")
+    assert together.keys() == alone.keys()
+    # In float32 an angle of nearly 0 is uncertain by this much, in degrees.
+    assert [*together.values()] == pytest.approx([*alone.values()], rel=1e-2, abs=1e-3)
+
+
 def test_the_probes_are_kept_with_what_the_untrained_networks_made_of_them(train):
     assert train(*OFTEN, "env.timesteps=32", "optimizer.learning_rate=1e-12") == 0
     probes = load_file("run/probes.safetensors")
