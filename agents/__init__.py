@@ -9,6 +9,7 @@ from agents.ppo import PPO
 from agents.reinforce import REINFORCE
 from agents.saving import load_model, save_model
 from agents.spaces import adapt_spaces, flatten_observation, round_actions
+from agents.stack import Stack
 
 __all__ = [
     "A2C",
@@ -16,6 +17,7 @@ __all__ = [
     "REINFORCE",
     "Members",
     "RulePolicy",
+    "Stack",
     "adapt_spaces",
     "flatten_observation",
     "learn_together",

@@ -17,7 +17,9 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from agents.distributions import Draws
-from agents.members import Members, Observations, Rollout
+from agents.members import Members
+from agents.rollout import Rollout
+from agents.stack import Observations, as_actions, within_bounds
 
 if TYPE_CHECKING:
     from agents.base import RuleAgent
@@ -159,8 +161,7 @@ def act(members: Members, observations: Observations, draws: Draws) -> tuple[np.
     """Actions of all environments, one member's after the other's, and their log-probabilities."""
     distribution = members.distribution(members.features(observations))
     actions = distribution.sample(draws)
-    shape = members.first.action_space.shape or ()
-    return actions.reshape(-1, *shape).cpu().numpy(), distribution.log_prob(actions).flatten()
+    return as_actions(members.first, actions), distribution.log_prob(actions).flatten()
 
 
 def step_environments(
@@ -199,16 +200,6 @@ def step_environments(
                 continue
             agent._last_obs, agent._last_episode_starts = new_obs, dones
             yield index, (rewards, dones, infos)
-
-
-def within_bounds(agent: "RuleAgent", actions: np.ndarray) -> np.ndarray:
-    """What the environment gets: a Gaussian knows no bounds, and a squashed action is scaled to [-1, 1]."""
-    space = agent.action_space
-    if not isinstance(space, spaces.Box):
-        return actions
-    return (
-        agent.policy.unscale_action(actions) if agent.policy.squash_output else np.clip(actions, space.low, space.high)
-    )
 
 
 def bootstrapped(agent: "RuleAgent", rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:

@@ -11,62 +11,44 @@ Shapes: ``m`` members (none for a single agent), ``b`` samples of each, ``f`` fe
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
-from agents.distributions import Distribution, Draws, StateDependentNoise, of_outputs
-from bio_rl import Network, Rule
+from agents.distributions import Draws
+from agents.stack import Observations, Stack, together
+from bio_rl import Rule
 from bio_rl.tasks.vec_env import BatchedVecEnv
 
 if TYPE_CHECKING:
     from agents.base import RuleAgent
 
-Observations = np.ndarray | dict[str, np.ndarray]
-ALIKE = ("n_envs", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "use_sde", "device")
-"""What members must agree in, beside their class, their spaces and their networks."""
 
-
-class Members:
-    """One agent, or several that are alike but for their seeds.
+class Members(Stack):
+    """One agent, or several that are alike but for their seeds, while they learn.
 
     Attributes:
-        agents: the members.
-        lead: the leading dimensions of every tensor: ``()`` for one agent, ``(m,)`` for several.
-        networks: by what they are, ``actor`` and ``critic`` or ``shared``, for all members.
         logs: whether the next update's scalars will be looked at.
         failures: what ended a member before its time, by its index.
-
-    Raises:
-        ValueError: agents that are not alike.
+        joint_env: the environments of all, where they are stepped as one.
     """
 
     def __init__(self, agents: Sequence["RuleAgent"]):
-        self.agents = list(agents)
-        self.first = agents[0]
-        self.lead = () if len(agents) == 1 else (len(agents),)
+        super().__init__(agents)
         self.n_envs = self.first.n_envs
         self.learning = [True] * len(agents)
         self.failures: dict[int, BaseException] = {}
         self.joint_env: BatchedVecEnv | None = None
         self.logs = True
-        self._noise: Tensor | None = None
-        policy = self.first.policy
-        if not self.lead:
-            self.networks = policy.networks
-            self.log_std = getattr(policy, "log_std", None)
-            self.optimizer = policy.optimizer
-            self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            self.rollout_buffer: Any = self.first.rollout_buffer
+        if self.lead:
+            self._bind_all()
+            self.rollout_buffer: Any = self.first._make_rollout_buffer(len(agents) * self.n_envs)
         else:
-            _check_alike(self.agents)
-            self._stack()
-            self.rollout_buffer = self.first._make_rollout_buffer(len(agents) * self.n_envs)
+            self.optimizer = self.first.policy.optimizer
+            self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            self.rollout_buffer = self.first.rollout_buffer
 
     # -- who learns ----------------------------------------------------------------------
 
@@ -117,14 +99,9 @@ class Members:
 
     # -- the stack -----------------------------------------------------------------------
 
-    def _stack(self) -> None:
+    def _bind_all(self) -> None:
+        """Give the stack an optimizer with the members' states, and make their parameters views of it."""
         policies = [agent.policy for agent in self.agents]
-        self.networks = {
-            name: Network.stack([policy.networks[name] for policy in policies]) for name in policies[0].networks
-        }
-        self.log_std = None
-        if hasattr(policies[0], "log_std"):
-            self.log_std = nn.Parameter(torch.stack([policy.log_std.detach() for policy in policies]))
         stacked = dict(zip(policies[0].parameters(), self._stacked_parameters(), strict=True))
         self.parameters = list(stacked.values())
         self.optimizer = policies[0].make_optimizer(
@@ -220,54 +197,9 @@ class Members:
 
     # -- acting --------------------------------------------------------------------------
 
-    def features(self, observations: Observations) -> Tensor:
-        """Observations of all members' environments, one member after the other, as ``(m, b, f)``."""
-        policy = self.first.policy
-        flat = BasePolicy.extract_features(
-            policy, obs_as_tensor(observations, self.first.device), policy.pi_features_extractor
-        )
-        return flat.view(*self.lead, -1, flat.shape[-1])
-
     def last_observations(self) -> Observations:
         """What the members' environments showed last, one member after the other."""
         return together([agent._last_obs for agent in self.agents])
-
-    def distribution(self, features: Tensor) -> Distribution:
-        """The distribution of actions."""
-        return self._distribution(*self._actor_output(features))
-
-    def values(self, features: Tensor) -> Tensor:
-        """The values ``(m, b)``."""
-        if "critic" in self.networks:
-            return self.networks["critic"](features)[..., 0]
-        if "shared" in self.networks:
-            return self.networks["shared"](features)[..., -1]
-        return features.new_zeros(features.shape[:-1])
-
-    def outputs(self, features: Tensor) -> tuple[Distribution, Tensor]:
-        """The distribution of actions, and the values ``(m, b)``."""
-        output, hidden = self._actor_output(features)
-        values = output[..., -1] if "shared" in self.networks else self.values(features)
-        return self._distribution(output, hidden), values
-
-    def _actor_output(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The output of the network that acts, and for gSDE its last hidden activity."""
-        network = self.networks["shared" if "shared" in self.networks else "actor"]
-        if not self.first.use_sde:
-            return network(features), None
-        # The noise of gSDE asks the hidden layers for no gradient (Raffin et al. 2022).
-        activities = network.activities(features)
-        return network(features) if torch.is_grad_enabled() else activities[-1], activities[-2]
-
-    def _distribution(self, output: Tensor, hidden: Tensor | None) -> Distribution:
-        if "shared" in self.networks:
-            output = output[..., :-1]
-        if hidden is None:
-            return of_outputs(output, self.first.action_space, self.log_std)
-        settings = self.first.policy.action_dist
-        assert isinstance(settings, StateDependentNoiseDistribution)
-        assert self.log_std is not None
-        return StateDependentNoise(output, self.log_std, hidden, settings, self._noise)
 
     def draws(self, who: Collection[int] | None = None) -> Draws:
         """Random numbers from each member's own generator, for those of the given indices, or for all that learn."""
@@ -308,7 +240,8 @@ class Members:
         self.first._update_learning_rate(self.optimizer)
         if self.logs:
             for _, agent in self.still_learning():
-                agent._update_learning_rate(self.optimizer)
+                if agent is not self.first:
+                    agent._update_learning_rate(self.optimizer)
 
     def update(self, losses: Tensor) -> None:
         """One step of the optimizer on each member's own loss ``(m,)``, its gradient clipped by its own norm."""
@@ -329,78 +262,10 @@ class Members:
             gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
 
 
-class Rollout(NamedTuple):
-    """What members collected, each entry ``(m, b, ...)``, a member's samples environment by environment."""
-
-    features: Tensor
-    actions: Tensor
-    old_values: Tensor
-    old_log_prob: Tensor
-    advantages: Tensor
-    returns: Tensor
-
-    def spread(self, count: int) -> "Rollout":
-        """At most ``count`` samples of each member, evenly spaced."""
-        chosen = spread(self.returns.shape[-1], count).to(self.returns.device)
-        return Rollout(*(entry.index_select(self.returns.dim() - 1, chosen) for entry in self))
-
-    def minibatches(self, batch_size: int | None, orders: Sequence[np.random.RandomState]) -> Iterator["Rollout"]:
-        """The samples in minibatches, each member's in an order of its own, as SB3's buffer gives them.
-
-        Args:
-            batch_size: samples of each member; the last minibatch may have fewer. ``None`` for all.
-            orders: a generator for each member.
-        """
-        samples = self.returns.shape[-1]
-        batch_size = samples if batch_size is None else batch_size
-        # Rows of all members lie in one list, which is faster to pick from than a list of each.
-        order = np.stack([rng.permutation(samples) + member * samples for member, rng in enumerate(orders)])
-        members = self.returns.dim() - 1
-        flat = [entry.flatten(0, members) for entry in self]
-        for start in range(0, samples, batch_size):
-            chosen = order[:, start : start + batch_size]
-            rows = torch.as_tensor(chosen.reshape(-1), device=self.returns.device)
-            shape = chosen.shape if members else chosen.shape[1:]
-            yield Rollout(*(entry[rows].view(*shape, *entry.shape[1:]) for entry in flat))
-
-
-def spread(total: int, count: int) -> Tensor:
-    """At most ``count`` of the indices below ``total``, evenly spaced."""
-    return torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
-
-
-def normalized(advantages: Tensor) -> Tensor:
-    """Each member's advantages ``(m, b)``, centred and scaled."""
-    return (advantages - advantages.mean(-1, keepdim=True)) / (advantages.std(-1, keepdim=True) + 1e-8)
-
-
-def together(observations: Sequence[Any]) -> Observations:
-    """The observations of several members' environments as those of one."""
-    if len(observations) == 1:
-        return observations[0]
-    if isinstance(observations[0], Mapping):
-        return {key: np.concatenate([part[key] for part in observations]) for key in observations[0]}
-    return np.concatenate(observations)
-
-
 def _batch_of(env: Any) -> BatchedVecEnv | None:
     """The batch of an environment around which there is nothing, or what only looks at its steps."""
     inner = env.venv if hasattr(env, "check_step") else env
     return inner if isinstance(inner, BatchedVecEnv) else None
-
-
-def _check_alike(agents: Sequence["RuleAgent"]) -> None:
-    first = agents[0]
-    for agent in agents[1:]:
-        if type(agent) is not type(first):
-            raise ValueError(
-                f"members must be agents of one kind, not {type(first).__name__} and {type(agent).__name__}"
-            )
-        if agent.observation_space != first.observation_space or agent.action_space != first.action_space:
-            raise ValueError("members must act in environments with the same spaces")
-        for name in ALIKE:
-            if (one := getattr(first, name)) != (other := getattr(agent, name)):
-                raise ValueError(f"members must agree in {name}; they have {one} and {other}")
 
 
 def _stacked_state(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

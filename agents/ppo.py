@@ -9,7 +9,8 @@ from torch import Tensor
 
 from agents.base import RuleAgent
 from agents.learning import log_update, rollout_of
-from agents.members import Members, Rollout, normalized
+from agents.members import Members
+from agents.rollout import Rollout, normalized
 
 
 class PPO(RuleAgent, sb3.PPO):

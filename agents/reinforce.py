@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from agents.base import RuleAgent
 from agents.learning import act, log_state, start_rollout, step_environments
-from agents.members import Members, Observations, normalized, spread
+from agents.members import Members
 from agents.policy import RulePolicy
+from agents.rollout import normalized, spread
+from agents.stack import Observations
 
 
 class REINFORCE(RuleAgent):

@@ -13,18 +13,22 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+from hydra.utils import get_method
 from omegaconf import DictConfig
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
 
 from bio_rl.experiment.checkpoints import Checkpoints
 from bio_rl.experiment.environments import evaluation_envs
 from bio_rl.experiment.isolation import isolated
 from bio_rl.experiment.logger import write_row
 from bio_rl.seeding import Stream, derive_seeds
-from bio_rl.tasks.vec_env import seed_copies
+from bio_rl.tasks.vec_env import BatchedVecEnv, seed_copies
 
+STACK = "agents.Stack"
+"""By its name, as Hydra's ``_target_`` names the agent: what evaluates agents does not depend on them."""
 PERIODIC, FINAL = 0, 1
 """Which episodes an evaluation plays: those during training, the same each time, or those at its end.
 
@@ -68,6 +72,7 @@ class Evaluator:
             self.envs = evaluation_envs(config.env, config.evaluation.episodes)
         self.file = EvaluationsFile(folder, config.seed)
         self.checkpoints = Checkpoints(folder, config.evaluation.checkpoints)
+        self.together: TogetherEvaluated | None = None
         self.untrained_return_mean: float | None = None
         self.best_return_mean: float | None = None
         self.seconds = 0.0
@@ -83,9 +88,10 @@ class Evaluator:
             ValueError: an episode has a reward or an observation that is not finite.
         """
         started = time.perf_counter()
-        seeds = derive_seeds(self.run_seed, Stream.EVALUATION, self.envs.num_envs, which)
-        with isolated(seeds[0]):
-            evaluation = self._play(agent, seeds)
+        evaluation = None if self.together is None else self.together.evaluation_of(self, agent, which)
+        if evaluation is None:
+            with isolated(self.seeds(which)[0]):
+                evaluation = self._play(agent, which)
         self.file.append(agent.num_timesteps, evaluation)
         is_best = False
         if agent.num_timesteps == 0:
@@ -99,33 +105,107 @@ class Evaluator:
     def close(self) -> None:
         self.envs.close()
 
-    def _play(self, agent: BaseAlgorithm, seeds: Sequence[int]) -> Evaluation:
+    def seeds(self, which: int) -> list[int]:
+        """Of the episodes ``PERIODIC`` or ``FINAL``, one for each environment."""
+        return derive_seeds(self.run_seed, Stream.EVALUATION, self.envs.num_envs, which)
+
+    def _play(self, agent: BaseAlgorithm, which: int) -> Evaluation:
         policy = _twin(agent.policy)
         normalizer = agent.get_vec_normalize_env()
-        seed_copies(self.envs, seeds)
-        observations: Any = self.envs.reset()
-        returns, lengths = np.zeros(self.envs.num_envs), np.zeros(self.envs.num_envs, dtype=int)
-        running, steps = np.ones(self.envs.num_envs, dtype=bool), 0
-        while running.any():
-            for array in _arrays(observations):
-                if not np.isfinite(array).all():
-                    raise ValueError("the environment gave an observation that is not finite, in an evaluation")
-            if not self.deterministic and _noise_is_due(agent, steps):
+
+        def choose(observations: Any, step: int) -> np.ndarray:
+            if not self.deterministic and _noise_is_due(agent, step):
                 policy.reset_noise(self.envs.num_envs)  # type: ignore[operator]
             inputs = observations if normalizer is None else normalizer.normalize_obs(observations)
-            actions, _ = policy.predict(inputs, deterministic=self.deterministic)
-            following, _, dones, infos = self.envs.step(actions)
-            steps += 1
-            for number in np.flatnonzero(running & dones):
-                # The monitor's: the task's own, whatever wrappers make of rewards and steps.
-                returns[number], lengths[number] = infos[number]["episode"]["r"], infos[number]["episode"]["l"]
-            running &= ~dones
-            # Environments whose episode is over have begun another one, which does not count: nobody looks at it.
-            for array, new in zip(_arrays(observations), _arrays(following), strict=True):
-                array[running] = new[running]
-        if not np.isfinite(returns).all():
-            raise ValueError("the environment gave a reward that is not finite, in an evaluation")
-        return Evaluation(returns, lengths)
+            return policy.predict(inputs, deterministic=self.deterministic)[0]
+
+        seed_copies(self.envs, self.seeds(which))
+        return play_episodes(self.envs, self.envs.reset(), choose)
+
+
+class TogetherEvaluated:
+    """Runs that learn together and are evaluated together, where their tasks' copies are one computation.
+
+    What the first of them asks for is played for all that are as far in their training; the others
+    find it ready. Nobody learns between the one and the other.
+
+    Args:
+        evaluators, agents: of each run.
+    """
+
+    def __init__(self, evaluators: Sequence[Evaluator], agents: Sequence[BaseAlgorithm]):
+        self.runs = list(zip(evaluators, agents, strict=True))
+        self._asked: tuple[int, int] | None = None
+        self._ready: dict[Evaluator, Evaluation] = {}
+        for evaluator in evaluators:
+            evaluator.together = self
+
+    @staticmethod
+    def is_possible(evaluators: Sequence[Evaluator], agents: Sequence[BaseAlgorithm]) -> bool:
+        """Whether there are several, whose actions need no random numbers and whose observations no statistics."""
+        return len(evaluators) > 1 and all(
+            evaluator.deterministic
+            and isinstance(evaluator.envs, BatchedVecEnv)
+            and agent.get_vec_normalize_env() is None
+            for evaluator, agent in zip(evaluators, agents, strict=True)
+        )
+
+    def evaluation_of(self, evaluator: Evaluator, agent: BaseAlgorithm, which: int) -> Evaluation | None:
+        """What one of them played; ``None`` where it has to play alone."""
+        asked = (which, agent.num_timesteps)
+        if asked != self._asked:
+            self._asked, self._ready = asked, self._play(which, agent.num_timesteps)
+        return self._ready.pop(evaluator, None)
+
+    def _play(self, which: int, timesteps: int) -> dict[Evaluator, Evaluation]:
+        present = [(evaluator, agent) for evaluator, agent in self.runs if agent.num_timesteps == timesteps]
+        if len(present) < 2:
+            return {}
+        evaluators = [evaluator for evaluator, _ in present]
+        observations: list[Any] = []
+        for evaluator in evaluators:
+            seed_copies(evaluator.envs, evaluator.seeds(which))
+            observations.append(evaluator.envs.reset())
+        envs = BatchedVecEnv.join([evaluator.envs for evaluator in evaluators])  # type: ignore[misc]
+        if envs is None:
+            return {}
+        stack = get_method(STACK)([agent for _, agent in present])
+        episodes = play_episodes(envs, np.concatenate(observations), lambda seen, _: stack.predict(seen))
+        shares = (np.split(numbers, len(evaluators)) for numbers in episodes)
+        return {
+            evaluator: Evaluation(*own) for evaluator, own in zip(evaluators, zip(*shares, strict=True), strict=True)
+        }
+
+
+def play_episodes(envs: VecEnv, observations: Any, choose: Callable[[Any, int], np.ndarray]) -> Evaluation:
+    """One episode in each environment.
+
+    Args:
+        envs: at the start of an episode each.
+        observations: what they show there.
+        choose: the actions for observations, at a step that counts from 0.
+
+    Raises:
+        ValueError: an episode has a reward or an observation that is not finite.
+    """
+    returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=int)
+    running, steps = np.ones(envs.num_envs, dtype=bool), 0
+    while running.any():
+        for array in _arrays(observations):
+            if not np.isfinite(array).all():
+                raise ValueError("the environment gave an observation that is not finite, in an evaluation")
+        following, _, dones, infos = envs.step(choose(observations, steps))
+        steps += 1
+        for number in np.flatnonzero(running & dones):
+            # The monitor's: the task's own, whatever wrappers make of rewards and steps.
+            returns[number], lengths[number] = infos[number]["episode"]["r"], infos[number]["episode"]["l"]
+        running &= ~dones
+        # Environments whose episode is over have begun another one, which does not count: nobody looks at it.
+        for array, new in zip(_arrays(observations), _arrays(following), strict=True):
+            array[running] = new[running]
+    if not np.isfinite(returns).all():
+        raise ValueError("the environment gave a reward that is not finite, in an evaluation")
+    return Evaluation(returns, lengths)
 
 
 def training_return_mean(agent: BaseAlgorithm) -> float | None:

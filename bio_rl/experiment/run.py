@@ -28,6 +28,7 @@ from bio_rl.experiment.evaluation import (
     FINAL,
     Evaluator,
     PeriodicEvaluation,
+    TogetherEvaluated,
     evaluation_scalars,
     training_return_mean,
 )
@@ -120,6 +121,9 @@ def _train(runs: Sequence["Run"]) -> None:
     timesteps = whole_rollouts(learning[0].agent, config.env.timesteps)
     if timesteps != config.env.timesteps:
         complain(f"env.timesteps={config.env.timesteps} is rounded up to whole rollouts: {timesteps}")
+    evaluators, agents = [each.evaluator for each in learning], [each.agent for each in learning]
+    if TogetherEvaluated.is_possible(evaluators, agents):
+        TogetherEvaluated(evaluators, agents)
     started = time.perf_counter()
     with ProgressBar(title, timesteps) as bar:
         _learn(learning, config, bar)
