@@ -63,8 +63,8 @@ class Rule(nn.Module):
     """Authors, year and title of the source."""
     ngrad: ClassVar[Literal["time", "space", "population", "perturbation", "none"]]
     """Where differences of activity carry the credit (Lillicrap et al. 2020)."""
-    weight_transport: ClassVar[bool]
-    """Whether feedback reads the values of the forward weights."""
+    weight_transport: ClassVar[bool | Literal["signs"]]
+    """Whether feedback reads the forward weights' values, or their ``signs``."""
     separate_phases: ClassVar[bool]
     """Whether inference and learning need phases of their own."""
     error_neurons: ClassVar[bool]
@@ -72,7 +72,7 @@ class Rule(nn.Module):
     extra_sweeps: ClassVar[bool]
     """Whether a sample needs more than one forward sweep."""
     nonlocal_scalars: ClassVar[str]
-    """Stabilisers that use a number which a neuron cannot know, by name; empty where there are none."""
+    """What uses a number that a neuron cannot know, by name, with the batch if it is one over the batch; else empty."""
 
     teaches: ClassVar[Literal["all", "some", "none"]] = "all"
     """Whether ``assign`` gives an update to all parameters that learn, leaves some out on purpose, or all."""

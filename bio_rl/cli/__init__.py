@@ -23,6 +23,7 @@ commands:
   train   train an agent, as in: bio-rl train rule=feedback_alignment env=cartpole
   play    watch a trained agent: bio-rl play RUN_FOLDER [--video FILE.mp4]
   rules   the credit-assignment rules and their properties [--json] [--config-dir DIR]
+  audit   what their updates depend on, measured: bio-rl audit [RULE ...] [--json] [--config-dir DIR]
 
 bio-rl COMMAND --help says more, bio-rl --version which this is.
 """
@@ -121,4 +122,26 @@ def _rules(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": _train, "play": _play, "rules": _rules}
+def _audit(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="bio-rl audit",
+        description="What the updates of rules depend on, measured by intervention; 1 if a rule declares otherwise.",
+    )
+    parser.add_argument("rules", nargs="*", metavar="RULE", help="a name, or module:Class (default: all rules)")
+    parser.add_argument("--json", action="store_true", help="as data")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="your own rules too, by their files in DIR/rule/"
+    )
+    options = parser.parse_args(arguments)
+
+    from bio_rl.cli.audit import audits, print_table, say_contradictions
+
+    rows = audits(options.rules, options.config_dir)
+    if options.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        print_table(rows)
+    return 1 if say_contradictions(rows) else 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": _train, "play": _play, "rules": _rules, "audit": _audit}

@@ -32,21 +32,31 @@ def properties(config_dir: Path | None = None) -> list[dict[str, Any]]:
     Raises:
         UserError: a folder that is not there, or a file that names no rule.
     """
-    classes = {name: rule_class(name) for name in rule_names()} | _own_rules(config_dir)
+    classes = {name: rule_class(name) for name in rule_names()}
+    classes |= {name: class_of(file) for name, file in own_rules(config_dir).items()}
     keys = ("ngrad", *NEEDS, "paper")
     return [{"name": name} | {key: getattr(rule, key, None) for key in keys} for name, rule in classes.items()]
 
 
-def _own_rules(config_dir: Path | None) -> dict[str, type[Rule]]:
+def own_rules(config_dir: Path | None) -> dict[str, Path]:
+    """The config files of a user's own rules, by the rules' names.
+
+    Raises:
+        UserError: a folder that is not there.
+    """
     if config_dir is None:
         return {}
     if not (config_dir / "rule").is_dir():
         raise UserError(f"--config-dir: there is no folder {str(config_dir / 'rule')!r}")
-    return {file.stem: _class_of(file) for file in sorted((config_dir / "rule").glob("*.yaml"))}
+    return {file.stem: file for file in sorted((config_dir / "rule").glob("*.yaml"))}
 
 
-def _class_of(file: Path) -> type[Rule]:
-    """The class of the rule that a config file describes."""
+def class_of(file: Path) -> type[Rule]:
+    """The class of the rule that a config file describes.
+
+    Raises:
+        UserError: a file that cannot be read or names no rule.
+    """
     try:
         target = str(OmegaConf.select(OmegaConf.load(file), "_target_"))
         found = get_class(target)
@@ -68,12 +78,13 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print("\n" + ", ".join(f"[bold]{words[0].upper()}[/] {words}" for words in NEEDS.values()))
+    console.print("[bold]±[/] weight transport of signs only")
     console.print("bio-rl rules --json says more, with the papers in full")
 
 
 def _mark(value: bool | str | None, words: str) -> str:
     """A need's initial, a dot where there is none, and a question mark where the rule does not say."""
-    return "?" if value is None else words[0].upper() if value else "·"
+    return {None: "?", False: "·", "": "·", "signs": "±"}.get(value, words[0].upper())
 
 
 def _citation(paper: str) -> str:

@@ -76,9 +76,10 @@ class DendriticMicrocircuit(Rule):
 
     paper = "Sacramento, Costa, Bengio & Senn 2018, Dendritic cortical microcircuits approximate backpropagation"
     weight_transport = False
-    separate_phases = False
+    # Theirs is always taught. Here the network acts by the state without a teaching signal, and learns in one with it.
+    separate_phases = True
     error_neurons = False
-    extra_sweeps = False
+    extra_sweeps = True
     ngrad = "space"
     nonlocal_scalars = "norms of the output error and of the inhibitory and feedback updates"
 

@@ -56,10 +56,10 @@ class Pepita(Rule):
     paper = "Dellaferrera & Kreiman 2022, Error-driven input modulation; Srinivasan et al. 2024, Forward learning"
     weight_transport = False
     error_neurons = False
-    nonlocal_scalars = ""
     ngrad = "time"
     separate_phases = True
     extra_sweeps = True
+    nonlocal_scalars = "norm of the output error; with mirrored feedback, of its update"
 
     def __init__(
         self,

@@ -34,8 +34,7 @@ class SignSymmetry(LayerwiseFeedback):
     error_neurons = False
     extra_sweeps = False
     nonlocal_scalars = ""
-    # The sign of every forward weight is transported, its value is not.
-    weight_transport = False
+    weight_transport = "signs"
 
     def __init__(self, magnitudes: Magnitudes = "uniform", feedback_scale: Positive = 1.0):
         super().__init__()

@@ -33,7 +33,7 @@ class WeightPerturbation(FiniteDifference):
     separate_phases = True
     error_neurons = False
     extra_sweeps = True
-    nonlocal_scalars = ""
+    nonlocal_scalars = "weight noise that no sample feels, drawn once for the whole batch"
 
     def __init__(
         self,

@@ -1,0 +1,110 @@
+"""``bio-rl audit``: what the updates of rules depend on, measured, beside what the rules declare."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from bio_rl import Rule
+from bio_rl.cli.errors import UserError, first_line, nearest
+from bio_rl.cli.rules import class_of, own_rules
+from bio_rl.diagnostics.audit import audit, contradictions
+from bio_rl.rules import rule_class, rule_names
+
+COLUMNS = {
+    "presynaptic": ("\npre", "the activity of the synapse's own presynaptic neuron"),
+    "postsynaptic": ("\npost", "the activity of its own postsynaptic neuron"),
+    "feedback": ("feed-\nback", "a signal about the error that synapses bring to that hidden neuron"),
+    "weight_transport": ("trans-\nport", "forward weights above, with all activity held"),
+    "other_samples": ("\nbatch", "other samples of the batch"),
+    "global_scalar": ("\nglobal", "a number that no synapse brings to the neuron"),
+    "separate_phases": ("\nphases", "activity in another state than the one that acted"),
+    "second_sweep": ("\nsweeps", "another sweep of the same sample"),
+    "error_neurons": ("error\ncells", "neurons that hold errors, which no intervention can tell"),
+}
+"""What an update may depend on: its heading, and its meaning."""
+MARKS = {True: "✓", False: "·", "values": "✓", "signs": "±", "none": "·"}
+DECLARED = {True: "(✓)", False: "(·)"}
+WORDS = {True: "yes", False: "no"}
+
+
+def audits(names: Sequence[str], config_dir: Path | None = None) -> list[dict[str, Any]]:
+    """Each rule's findings, what of it can only be declared, and where it declares what was not found.
+
+    Args:
+        names: of rules, or ``module:Class``; none for all.
+        config_dir: the folder whose ``rule/`` holds files of the user's own rules, known by the files' names.
+
+    Raises:
+        UserError: a rule that is not there, or that cannot be made or run.
+    """
+    torch.set_num_threads(1)  # the networks are small
+    own = own_rules(config_dir)
+    makers = {name: _maker(name, own) for name in names or (*rule_names(), *own)}
+    return [_row(name, make) for name, make in makers.items()]
+
+
+def _maker(name: str, own: Mapping[str, Path]) -> Callable[[], Rule]:
+    """What makes a fresh rule of that name, with the settings of its file."""
+    if name in own:
+        class_of(own[name])
+        return partial(instantiate, OmegaConf.load(own[name]))
+    if ":" not in name and name not in rule_names():
+        known = (*rule_names(), *own)
+        raise UserError(f"unknown rule {name!r}{nearest(name, known)} (rules: {', '.join(known)}, or module:Class)")
+    try:
+        return rule_class(name)
+    except Exception as error:  # of the module that it names
+        raise UserError(f"{name}: {first_line(error)}") from error
+
+
+def _row(name: str, make: Callable[[], Rule]) -> dict[str, Any]:
+    try:
+        rule = make()
+        findings = audit(make)
+    except Exception as error:  # a rule of the user's may raise anything
+        raise UserError(f"{name} cannot be audited: {first_line(error)}") from error
+    return {
+        "name": name,
+        "measured": asdict(findings),
+        "declared": {"error_neurons": rule.error_neurons},
+        "contradictions": [each._asdict() for each in contradictions(rule, findings)],
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """The same for people, in 80 columns; contradictions are left to ``say_contradictions``."""
+    table = Table("\nrule", box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    legend = Table.grid(padding=(0, 2, 0, 0))
+    table.columns[0].overflow = "fold"
+    for heading, meaning in COLUMNS.values():
+        table.add_column(heading, no_wrap=True)
+        legend.add_row(heading.replace("-\n", "").replace("\n", " ").strip(), meaning)
+    for row in rows:
+        measured = (MARKS[row["measured"][key]] for key in COLUMNS if key in row["measured"])
+        table.add_row(row["name"], *measured, *(DECLARED[value] for value in row["declared"].values()))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\nWhat an update moves with: ✓ yes, ± by signs only, · no, (✓) only declared")
+    console.print(legend)
+
+
+def say_contradictions(rows: list[dict[str, Any]]) -> bool:
+    """One line on the error output for each finding that is not what its rule declares; whether there are any."""
+    found = [(row["name"], each) for row in rows for each in row["contradictions"]]
+    for name, each in found:
+        declared, measured = (WORDS.get(each[key], each[key]) for key in ("declared", "measured"))
+        print(
+            f"bio-rl audit: {name}: {each['finding'].replace('_', ' ')}: declared {declared} by {each['attribute']}, "
+            f"measured {measured}",
+            file=sys.stderr,
+        )
+    return bool(found)
