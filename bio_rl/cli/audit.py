@@ -23,7 +23,7 @@ COLUMNS = {
     "presynaptic": ("\npre", "the activity of the synapse's own presynaptic neuron"),
     "postsynaptic": ("\npost", "the activity of its own postsynaptic neuron"),
     "feedback": ("feed-\nback", "a signal about the error that synapses bring to that hidden neuron"),
-    "weight_transport": ("trans-\nport", "forward weights above, with all activity held"),
+    "weight_transport": ("trans-\nport", "forward weights of other layers, with all activity held"),
     "other_samples": ("\nbatch", "other samples of the batch"),
     "global_scalar": ("\nglobal", "a number that no synapse brings to the neuron"),
     "separate_phases": ("\nphases", "activity in another state than the one that acted"),

@@ -50,7 +50,7 @@ class Findings:
         presynaptic: the activity of the synapse's own presynaptic neuron.
         postsynaptic: that of its own postsynaptic neuron.
         feedback: a signal about the error that reaches a hidden neuron by synapses, apical or other.
-        weight_transport: forward weights of the layers above, or their signs only; also by feedback weights
+        weight_transport: forward weights of other layers, or their signs only; also by feedback weights
             that learn them in another way than from activity.
         other_samples: what happens in other samples of the batch.
         global_scalar: a number that no synapse brings to the neuron.
@@ -387,7 +387,7 @@ def _feedback(one: _Experiment) -> bool:
 
 
 def _weight_transport(one: _Experiment) -> Transport:
-    """Whether what a layer can be taught, or what feedback learns, follows the weights above with all activity held."""
+    """Whether what a layer is taught, or what feedback learns, follows other layers' weights with all activity held."""
     quiet, elsewhere = replace(one, noise=False), _another_state(one)
     # Without a signal of their own, neurons are taught by what noise did, which passes the weights above.
     bases = [quiet, one] if _feedback(one) else [quiet]
@@ -399,6 +399,8 @@ def _weight_transport(one: _Experiment) -> Transport:
                 others = [base.reweighed(index, kind, seed) for seed in range(3 if elsewhere else 1)]
                 if any(_taught_otherwise(base, others, below, elsewhere) for below in range(index)):
                     return kind
+            if not elsewhere and _turned_by_below(quiet, index - 1, kind):
+                return kind
             if any(_copies(alone, alone.reweighed(index, kind), name) for name in one.feedback_names()):
                 return kind
     return "none"
@@ -414,10 +416,18 @@ def _taught_otherwise(before: _Experiment, others: list[_Experiment], index: int
     lessons = [[each[one.weights()[index]].flatten() for each in one.lessons] for one in (before, *others)]
     known = torch.linalg.svdvals(torch.stack(lessons[0]))
     sizes = torch.linalg.svdvals(torch.stack([*chain(*lessons)]))
-    dimensions = int((known > ROUNDING * known[0]).sum())
     if elsewhere:
-        dimensions = before.network.layers[index + 1].out_features
-    return bool((sizes[dimensions:] > max(1e-6 * sizes[0].item(), 1e-12)).any())
+        # Of such a signal's effect a ten-thousandth may be of second order, and lie outside.
+        dimensions, outside = before.network.layers[index + 1].out_features, 1e-3
+    else:
+        dimensions, outside = int((known > ROUNDING * known[0]).sum()), 1e-6
+    return bool((sizes[dimensions:] > max(outside * sizes[0].item(), 1e-12)).any())
+
+
+def _turned_by_below(one: _Experiment, index: int, kind: Change) -> bool:
+    """Whether updates above layer ``index`` turn with its weights, which the sweep that acted passed unchanged."""
+    changed = one.reweighed(index, kind)
+    return any(_turned(one.updates[name], changed.updates[name]) for name in one.weights()[index + 1 :])
 
 
 def _copies(before: _Experiment, after: _Experiment, name: str) -> bool:
@@ -479,12 +489,8 @@ def _global_scalar(one: _Experiment) -> bool:
 
 
 def _second_sweep(one: _Experiment) -> bool:
-    """Whether updates turn with the weights below, though the sweep that acted passed them unchanged."""
-    for index in range(len(one.network.layers) - 1):
-        changed = one.reweighed(index, "values")
-        if any(_turned(one.updates[name], changed.updates[name]) for name in one.weights()[index + 1 :]):
-            return True
-    return False
+    """Whether updates turn with weights below, which another sweep passed."""
+    return any(_turned_by_below(one, index, "values") for index in range(len(one.network.layers) - 1))
 
 
 def _learns_in(one: _Experiment, place: Literal["noise alone", "the sample"]) -> bool:

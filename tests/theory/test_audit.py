@@ -87,6 +87,23 @@ class HandsWeightsOn(FeedbackAlignment):
         return local_updates(network, trace, descend(network, trace, output_error, reversed(trace.extra)))
 
 
+class CentredBackprop(Backprop):
+    weight_transport = False
+
+    def assign(self, network, trace, output_error):
+        return super().assign(network, trace, output_error - output_error.mean(-2, keepdim=True))
+
+
+class ReadsBelow(FeedbackAlignment):
+    """Synapses compete with those of the layer below."""
+
+    def assign(self, network, trace, output_error):
+        updates = super().assign(network, trace, output_error)
+        for below, layer in pairwise(network.layers):
+            updates[layer.weight] = updates[layer.weight] / below.weight.abs().sum(-1)
+        return updates
+
+
 class SeesTheBatch(FeedbackAlignment):
     def assign(self, network, trace, output_error):
         return super().assign(network, trace, output_error - output_error.mean(-2, keepdim=True))
@@ -153,6 +170,8 @@ class SilentPepita(Pepita):
         (HebbianBackprop, {"weight_transport": "values", "global_scalar": True}),
         (ReadsSigns, {"weight_transport": "signs"}),
         (HandsWeightsOn, {"weight_transport": "values"}),
+        (CentredBackprop, {"weight_transport": "values", "other_samples": True}),
+        (ReadsBelow, {"weight_transport": "values", "second_sweep": True}),
         (SeesTheBatch, {"other_samples": True}),
         (NormalisesByTheBatch, {"other_samples": True, "global_scalar": True}),
         (BaselineOfTheBatch, {"other_samples": True}),
