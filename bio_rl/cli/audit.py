@@ -32,7 +32,7 @@ COLUMNS = {
 }
 """What an update may depend on: its heading, and its meaning."""
 MARKS = {True: "✓", False: "·", "values": "✓", "signs": "±", "none": "·"}
-DECLARED = {True: "(✓)", False: "(·)"}
+DECLARED = {True: "(✓)", False: "(·)", None: "(?)"}
 WORDS = {True: "yes", False: "no"}
 
 
@@ -75,7 +75,7 @@ def _row(name: str, make: Callable[[], Rule]) -> dict[str, Any]:
     return {
         "name": name,
         "measured": asdict(findings),
-        "declared": {"error_neurons": rule.error_neurons},
+        "declared": {"error_neurons": getattr(rule, "error_neurons", None)},
         "contradictions": [each._asdict() for each in contradictions(rule, findings)],
     }
 

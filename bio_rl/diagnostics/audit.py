@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from bio_rl.activations import Activation
-from bio_rl.layers import Dense
+from bio_rl.layers import Dense, Updates
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
 
@@ -75,7 +75,10 @@ DECLARED: dict[str, tuple[str, Callable[[Rule], Any]]] = {
     ),
     "other_samples": ("nonlocal_scalars", lambda rule: "batch" in rule.nonlocal_scalars),
     # What a perturbation did to the loss is told to every synapse alike.
-    "global_scalar": ("nonlocal_scalars", lambda rule: bool(rule.nonlocal_scalars) or rule.ngrad == "perturbation"),
+    "global_scalar": (
+        "nonlocal_scalars",
+        lambda rule: bool(rule.nonlocal_scalars) or getattr(rule, "ngrad", "") == "perturbation",
+    ),
     "separate_phases": ("separate_phases", lambda rule: rule.separate_phases),
     "second_sweep": ("extra_sweeps", lambda rule: rule.extra_sweeps),
 }
@@ -98,11 +101,10 @@ class Contradiction(NamedTuple):
 
 
 def contradictions(rule: Rule, findings: Findings) -> list[Contradiction]:
-    """Where a rule's findings and its class attributes differ, in either direction."""
-    both = [
-        (name, attribute, declared(rule), getattr(findings, name)) for name, (attribute, declared) in DECLARED.items()
-    ]
-    return [Contradiction(*each) for each in both if each[-2] != each[-1]]
+    """Where a rule's findings are not what it declares, in either direction; of what it leaves out it says nothing."""
+    said = {name: (attribute, tell(rule)) for name, (attribute, tell) in DECLARED.items() if hasattr(rule, attribute)}
+    found = [Contradiction(name, *each, getattr(findings, name)) for name, each in said.items()]
+    return [each for each in found if each.declared != each.measured]
 
 
 def audit(make: Callable[[], Rule]) -> Findings:
@@ -180,20 +182,18 @@ class _Experiment:
     @torch.no_grad()
     def _run(self, learn: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
         network = copy.deepcopy(self.network)
-        network.modulator = self.modulator
+        network.modulator = torch.ones_like(self.modulator)
         if not self.noise:
             for rule in (module for module in network.rule.modules() if isinstance(module, Rule)):
                 rule.randn = rule.rand = _zeros  # type: ignore[method-assign]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            trace = network.rule.forward(network, self.x.clone())
             if not learn:
-                return trace.activities, {}
-            # Twice: what a rule keeps for its next update shows in this one, and a modulator differs from its past.
-            for network.modulator in (torch.ones_like(self.modulator), self.modulator):
-                trace = network.rule.forward(network, self.x.clone())
-                trace = Trace([each.clone() for each in trace.activities], [each.clone() for each in trace.extra])
-                updates = network.rule.assign(network, trace, self.error.clone())
+                return network.rule.forward(network, self.x).activities, {}
+            # What a rule keeps of one update for the next shows in the second, which the first sample is no news to.
+            _update(network, self.x[:1].expand_as(self.x), self.error)
+            network.modulator = self.modulator
+            updates = _update(network, self.x, self.error)
         learning = {name: each for name, each in network.named_parameters() if each.requires_grad}
         if not all(updates[each].isfinite().all() for each in learning.values() if each in updates):
             raise ArithmeticError("an update is not finite")
@@ -331,6 +331,13 @@ def _bias(network: Network, index: int) -> Tensor:
 def _ratio(of: Tensor, to: Tensor) -> Tensor:
     """0 where both are."""
     return of / to.masked_fill(to == 0, 1)
+
+
+def _update(network: Network, x: Tensor, error: Tensor) -> Updates:
+    """A sweep and what the rule makes of it, which may do with its arguments as it likes."""
+    trace = network.rule.forward(network, x.clone())
+    trace = Trace([each.clone() for each in trace.activities], [each.clone() for each in trace.extra])
+    return network.rule.assign(network, trace, error.clone())
 
 
 def _zeros(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -556,10 +563,11 @@ class _Bent(Activation):
         return self.straight.slope(activity) + self.bend * self._distance(activity, self.activities)
 
     def _distance(self, state: Tensor, acted: Tensor) -> Tensor:
-        """0 where a state is the one that acted in any of the samples."""
+        """0 where a state is the one that acted in any of the samples, and at most 1."""
         distance = torch.ones_like(state)
         for each in acted:
-            distance = distance * (state - each)
+            gap = state - each
+            distance = distance * gap / (1 + gap.abs())
         return distance
 
     def gate(self, signal: Tensor, activity: Tensor, out: Tensor | None = None) -> Tensor:

@@ -65,7 +65,6 @@ class DeepFeedbackControl(Rule):
     paper = "Meulemans et al. 2021, Credit assignment in neural networks through deep feedback control; 2022"
     error_neurons = False
     ngrad = "time"
-    # `transpose` alone reads forward weights.
     weight_transport = False
     separate_phases = True
     extra_sweeps = True
@@ -83,6 +82,7 @@ class DeepFeedbackControl(Rule):
     ):
         super().__init__()
         self.feedback = feedback
+        self.weight_transport = feedback == "transpose"  # type: ignore[misc, assignment]
         self.steps = steps
         self.tolerance = tolerance
         self.nudge = nudge

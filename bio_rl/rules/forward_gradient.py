@@ -40,12 +40,13 @@ class ForwardGradient(PerturbationRule):
     separate_phases = False
     error_neurons = False
     extra_sweeps = True
-    # With directions among the activities there is none.
     nonlocal_scalars = "weight noise that no sample feels, drawn once for the whole batch"
 
     def __init__(self, draws: Count = 16, directions: Directions = "weights", readout: Readout = "exact"):
         super().__init__(draws, readout, in_weights=directions == "weights")
         self.directions = directions
+        if directions == "activities":
+            self.nonlocal_scalars = ""  # type: ignore[misc]
 
     def output_change(
         self, network: Network, trace: Trace, noise: Sequence[Tensor], deviations: Sequence[Tensor]

@@ -183,6 +183,13 @@ class Gated(Rule):
         self.settings = dict(settings or {})
         self.inner = _inner_rule(rule, self.settings)
         self.teaches = self.inner.teaches  # type: ignore[misc]  # a gate teaches what its rule does
+        # And it is what that is, beside what is its own.
+        for name in ("ngrad", "weight_transport", "separate_phases", "error_neurons", "extra_sweeps"):
+            if hasattr(self.inner, name):
+                setattr(self, name, getattr(self.inner, name))
+        own = type(self).nonlocal_scalars if gate in ("surprise", "novelty") else ""
+        inner = getattr(self.inner, "nonlocal_scalars", "")
+        self.nonlocal_scalars = "; ".join(filter(None, [own, inner]))  # type: ignore[misc]
 
     def connect(self, network: Network) -> None:
         self.inner.attach(network, [generator.initial_seed() for generator in self.generators])

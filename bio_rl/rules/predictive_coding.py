@@ -96,6 +96,9 @@ class PredictiveCoding(Rule):
     ):
         super().__init__()
         self.variant = variant
+        if variant == "fixed_prediction":  # linear in the errors: what it declares beyond them is the others'
+            self.separate_phases = self.extra_sweeps = False  # type: ignore[misc]
+            self.nonlocal_scalars = ""  # type: ignore[misc]
         self.steps = steps
         self.nudge = nudge
         self.step_size = step_size

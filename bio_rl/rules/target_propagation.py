@@ -55,7 +55,6 @@ class TargetPropagation(Rule):
     paper = "Lee et al. 2015, Difference target propagation; Meulemans et al. 2020; Ernoult et al. 2022"
     error_neurons = False
     ngrad = "time"
-    # `dtp` alone reads forward weights, those of the output layer.
     weight_transport = False
     separate_phases = True
     extra_sweeps = True
@@ -66,6 +65,7 @@ class TargetPropagation(Rule):
     ):
         super().__init__()
         self.variant = variant
+        self.weight_transport = variant == "dtp"  # type: ignore[misc, assignment]
         self.noise = noise
         self.nudge = nudge
         self.damping = damping

@@ -36,6 +36,7 @@ class LearnsByCopying(RandomFeedback):
     """Feedback that is drawn to the forward weights, as a mirror's is, but without any activity."""
 
     learnt = True
+    weight_transport = False
 
     def assign(self, network, trace, output_error):
         updates = super().assign(network, trace, output_error)
