@@ -284,7 +284,7 @@ PUBLISHED = {
     "kolen_pollack": (True, True, True),
     "weight_mirror": (True, True, False),
 }
-"""Rows 1 to 3 of table 1 of Li & Benna 2024 (Deep learning without weight symmetry): BP, FA, DFA, SF, KP, WM.
+"""Rows 1 to 3 of table 1 of Ji-An & Benna 2024 (Deep learning without weight symmetry): BP, FA, DFA, SF, KP, WM.
 
 For SF row 3 is left open, how feedback could learn the signs being unclear; ours learns nothing, and reads them.
 """
