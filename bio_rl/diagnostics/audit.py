@@ -16,6 +16,9 @@ was. Updates *below* it then move if feedback reads its weights; updates *above*
 
 **Bent activations.** Around the state that acted an activation keeps its value and slope, and is another function
 elsewhere: updates move if learning visits another state of activity.
+
+What it cannot see: what a rule does from its third update on, or in a batch of three; transport that is less than a
+thousandth of the update of a rule that visits other states; a global number that is the same for any two samples.
 """
 
 import copy
