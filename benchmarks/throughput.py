@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rules", nargs="+", help="against the same rule alone; 'all' for every rule")
     parser.add_argument("--curve", action="store_true", help="writes members.csv and members.png")
     parser.add_argument("--rounds", type=int, default=16, help="turns of each of the two")
-    parser.add_argument("--timesteps", type=int, default=1024, help="steps of one agent's turn")
+    parser.add_argument("--timesteps", type=int, default=2048, help="steps of one agent's turn")
     parser.add_argument("--output", type=Path, default=HERE / "members", help="of the curve, without suffix")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
