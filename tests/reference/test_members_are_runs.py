@@ -40,6 +40,11 @@ PPO_SETTINGS = {
 UPDATES = 20
 
 
+def quick(names, chosen):
+    """The chosen ones by default, all in the slow run."""
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def make(name, seed, rule="backprop", task="discrete", normalised=False, **settings):
     kind, defaults = KINDS[name]
     env = make_vec_env(functools.partial(gym.make, TASKS[task], max_episode_steps=30), n_envs=2)
@@ -113,13 +118,13 @@ def test_a_member_is_a_run_under_every_rule(name, rule, task):
     check(name, rule=rule, task=task)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", quick(SETTINGS, ("normalised", "gsde", "critic")))
 @pytest.mark.parametrize("name", KINDS)
 def test_a_member_is_a_run_with_every_setting(name, setting):
     check(name, **{"rule": "feedback_alignment", "task": "continuous", **SETTINGS[setting]})
 
 
-@pytest.mark.parametrize("setting", PPO_SETTINGS)
+@pytest.mark.parametrize("setting", quick(PPO_SETTINGS, ("stopping", "ragged")))
 def test_a_member_is_a_run_with_every_setting_of_ppo(setting):
     check("ppo", **{"rule": "kolen_pollack", **PPO_SETTINGS[setting]})
 
@@ -151,7 +156,7 @@ class Raise(BaseCallback):
 
 
 @pytest.mark.parametrize("trouble", [Poison, Stop, Raise])
-@pytest.mark.parametrize("rule", ["backprop", "equilibrium_propagation", "node_perturbation"])
+@pytest.mark.parametrize("rule", quick(["backprop", "equilibrium_propagation", "node_perturbation"], ("backprop",)))
 @pytest.mark.parametrize("name", KINDS)
 def test_a_member_fails_alone(name, rule, trouble):
     """The others' numbers do not change by a bit."""
