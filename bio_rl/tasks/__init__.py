@@ -11,9 +11,13 @@ import gymnasium
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from bio_rl.tasks.cartpole import BatchedCartPole
+from bio_rl.tasks.pendulum import BatchedPendulum
 
-BATCHED: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {"CartPole-v1": BatchedCartPole}
-"""Gymnasium's own tasks whose vectorised form it keeps back a step, by their ids."""
+BATCHED: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
+    "CartPole-v1": BatchedCartPole,
+    "Pendulum-v1": BatchedPendulum,
+}
+"""Gymnasium's own tasks that it does not have in this form, by their ids."""
 
 
 def make_batched(id: str, copies: int, max_episode_steps: int | None = None) -> VectorEnv[Any, Any, Any] | None:
