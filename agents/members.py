@@ -239,21 +239,25 @@ class Members(Stack):
 
     def update(self, losses: Tensor) -> None:
         """One step of the optimizer on each member's own loss ``(m,)``, its gradient clipped by its own norm."""
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         losses.sum().backward()
-        self._clip()
+        if gradients := [parameter.grad for parameter in self.parameters if parameter.grad is not None]:
+            self._clip(gradients)
         self.optimizer.step()
 
-    def _clip(self) -> None:
-        limit = self.first.max_grad_norm
-        if not self.lead:
-            nn.utils.clip_grad_norm_(self.parameters, limit)
-            return
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
-        scale = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp_(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
+    def _clip(self, gradients: list[Tensor]) -> None:
+        """As ``nn.utils.clip_grad_norm_``, for each member, and without what that does around its kernels."""
+        if self.lead:
+            norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+        else:
+            norms = torch.stack(torch._foreach_norm(gradients))
+        scale = (self.first.max_grad_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp_(max=1.0)
+        if self.lead:
+            for gradient in gradients:
+                gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
+        else:
+            torch._foreach_mul_(gradients, scale)
 
 
 class _Alone:
