@@ -96,7 +96,8 @@ def first_order_cases():
     shapes = [(SIZES[1], "tanh", ()), (SIZES[2], "sigmoid", (2,)), (SIZES[3], "softplus", ()), (SIZES[4], "elu", (2,))]
     for variant, shape, weights in itertools.product(["inference", "error_based"], shapes, WEIGHTS):
         # A descent through so many layers of strong weights takes 100 000 steps to the fixed point.
-        minutes = variant == "inference" and shape[0] == SIZES[4] and weights in (2, 4)
+        long = (SIZES[3], 4), (SIZES[3], "trained"), (SIZES[4], 2), (SIZES[4], 4), (SIZES[4], "trained")
+        minutes = variant == "inference" and (shape[0], weights) in long
         yield pytest.param(variant, *shape, weights, marks=[pytest.mark.slow] if minutes else [])
 
 
