@@ -89,8 +89,8 @@ class RuleAgent(OnPolicyAlgorithm):
 
     Raises:
         TypeError: an argument that there is not.
-        ValueError: an unknown policy, rule, activation, optimizer or schedule, spaces that cannot
-            be used, and whatever contradicts itself.
+        ValueError: an unknown policy, rule, activation, optimizer or schedule, a rule that does not
+            assign what it should, spaces that cannot be used, and whatever contradicts itself.
     """
 
     policy: RulePolicy
@@ -170,6 +170,8 @@ class RuleAgent(OnPolicyAlgorithm):
         self.policy_class = rule_policy(self.policy_class)
         self.policy_kwargs = own_names(self.policy_kwargs)
         super()._setup_model()
+        _check_advantages(self)
+        self.policy.probe()
         # Random numbers of its own, which go on where the initial weights' end: as in SB3, but for no one else's.
         self.generator = torch.Generator(self.device)
         if self.device.type == "cpu":
@@ -433,6 +435,7 @@ class RuleAgent(OnPolicyAlgorithm):
             learning["critic_lr_ratio"] = 1.0 if rate is None else rate / self._initial_learning_rate()
         if learning:
             self.policy.change_learning(self.lr_schedule(1.0), **learning)
+            self.policy.probe()
             self.policy_kwargs.update(learning)
 
     @staticmethod
@@ -475,6 +478,20 @@ def _check_members(members: Any, env: Any) -> None:
     if members > 1 and not (isinstance(env, str) or callable(env)):
         raise ValueError(
             f"members={members}: each needs environments of its own; give the id of one, or a function that makes them"
+        )
+
+
+def _check_advantages(agent: RuleAgent) -> None:
+    """Raise a ValueError if advantages would be normalised that stand alone: one sample has no spread to divide by."""
+    steps = getattr(agent.rollout_buffer, "buffer_size", None)
+    if steps is None or not getattr(agent, "normalize_advantage", False):
+        return
+    rollout = steps * agent.n_envs
+    minibatch = getattr(agent, "batch_size", rollout)
+    if rollout % minibatch == 1 or rollout == 1:
+        raise ValueError(
+            f"normalize_advantage cannot normalise a single advantage: of {rollout} samples "
+            f"(n_steps x n_envs) in minibatches of {minibatch} the last has one"
         )
 
 

@@ -177,6 +177,11 @@ class RulePolicy(ActorCriticPolicy):
         if (self.optimizer_class, self.optimizer_kwargs) == before:
             self.optimizer.state.update(states)
 
+    def probe(self) -> None:
+        """Refuse a rule that does not assign what it should, before anything is learnt: see ``Network.probe``."""
+        for network in self.networks.values():
+            network.probe()
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As ever; of one that Stable-Baselines3's own policy left, the weights, and no feedback."""
         if is_sb3s(state_dict):

@@ -164,7 +164,8 @@ class Network(nn.Module):
     def probe(self) -> None:
         """Look at one update of a copy, before anything is learnt: is it there, and finite?
 
-        Nothing is changed, and nothing drawn. What a rule raises by itself it will raise again.
+        Nothing is changed, and torch draws what it would have drawn. What a rule raises by itself it will
+        raise again.
 
         Raises:
             ValueError: the first thing that is wrong with what the rule assigns, by the parameter's name.
@@ -177,8 +178,9 @@ class Network(nn.Module):
 
         twin.modulator = draw(1).squeeze(-1)
         try:
-            trace = twin.rule.forward(twin, draw(self.in_features))
-            updates = twin.rule.assign(twin, trace, draw(self.out_features))
+            with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):  # a rule may draw from torch
+                trace = twin.rule.forward(twin, draw(self.in_features))
+                updates = twin.rule.assign(twin, trace, draw(self.out_features))
         except Exception:
             return
         _check_updates(twin, updates)

@@ -324,9 +324,6 @@ def check(config: DictConfig) -> None:
     check_settings(config)
     envs = training_envs(config.env, config.agent.get("gamma", 1.0), in_process=True)
     agent = build_agent(config, envs)
-    check_advantages(agent)
-    for network in _networks(agent).values():
-        network.probe()
     if config.members > 1:
         check_members(agent, build_agent(config, envs), config.members)
     # A rule that cannot be saved would say so after the training only.
@@ -342,20 +339,6 @@ def check_members(agent: OnPolicyAlgorithm, another: OnPolicyAlgorithm, members:
         get_method(MEMBERS)([agent, another]).release()
     except (ValueError, AttributeError) as error:
         raise ValueError(f"members={members}: {error}") from error
-
-
-def check_advantages(agent: OnPolicyAlgorithm) -> None:
-    """Raise a ValueError if advantages would be normalised that stand alone: one sample has no spread to divide by."""
-    steps = getattr(agent.rollout_buffer, "buffer_size", None)
-    if steps is None or not getattr(agent, "normalize_advantage", False):
-        return
-    rollout = steps * agent.n_envs
-    minibatch = getattr(agent, "batch_size", rollout)
-    if rollout % minibatch == 1 or rollout == 1:
-        raise ValueError(
-            f"agent.normalize_advantage=true cannot normalise a single advantage: of {rollout} samples "
-            f"(agent.n_steps x env.n_envs) in minibatches of {minibatch} the last has one"
-        )
 
 
 def build_agent(config: DictConfig, envs: VecEnv) -> OnPolicyAlgorithm:

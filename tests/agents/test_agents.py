@@ -15,6 +15,8 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import A2C, PPO, REINFORCE, RulePolicy
+from bio_rl import Network, Rule
+from bio_rl.rules.backprop import Backprop
 from bio_rl.rules.gated import Surprise
 
 AGENTS = {
@@ -341,6 +343,67 @@ def test_a_mistake_gets_one_clear_line(settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         make("ppo", **settings)
     assert "\n" not in str(caught.value)
+
+
+class Assigning(Rule):
+    """Makes of backprop's updates what it is told."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def assign(self, network, trace, output_error):
+        torch.rand(3)
+        return self.what(network, Backprop.assign(Backprop(), network, trace, output_error))
+
+
+WRONG = {
+    "nothing": (lambda network, exact: {}, "assign gives no update to layers.0.weight"),
+    "a name": (lambda network, exact: {**exact, "weight": 1}, "an update to 'weight', which is no parameter"),
+    "no dictionary": (lambda network, exact: None, "must return a dictionary of updates, not None"),
+    "NaN": (
+        lambda network, exact: {**exact, network.layers[1].bias: exact[network.layers[1].bias] * torch.nan},
+        "the update of layers.1.bias is not finite at the first step",
+    ),
+}
+
+
+@each_agent
+@pytest.mark.parametrize("argument", ["rule", "critic_rule"])
+@pytest.mark.parametrize(("what", "message"), WRONG.values(), ids=WRONG)
+def test_a_rule_that_assigns_what_it_should_not_makes_no_agent(name, argument, what, message, tmp_path):
+    with pytest.raises(ValueError, match=f"Assigning: .*{message}"):
+        make(name, **{argument: Assigning(what)})
+    make(name).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=f"Assigning: .*{message}"):
+        AGENTS[name][0].load(tmp_path / "agent", **{argument: Assigning(what)})
+
+
+@pytest.mark.parametrize("rule", ["weight_mirror", "node_perturbation", Assigning(lambda network, exact: exact)])
+def test_to_look_at_a_rule_beforehand_changes_nothing(rule, monkeypatch):
+    looked = make("ppo", rule=rule)
+    after = torch.rand(())
+    monkeypatch.setattr(Network, "probe", lambda network: None)
+    blind = make("ppo", rule=rule)
+    assert torch.equal(after, torch.rand(()))
+    left, right = looked.policy.state_dict(), blind.policy.state_dict()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize(
+    ("name", "env", "settings"),
+    [
+        ("a2c", "CartPole-v1", {"n_steps": 1, "normalize_advantage": True}),
+        ("ppo", "CartPole-v1", {"n_steps": 17, "batch_size": 16}),
+        ("ppo", lambda: make_vec_env("CartPole-v1", 3), {"n_steps": 11, "batch_size": 8}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+def test_a_single_advantage_is_not_normalised(name, env, settings):
+    with pytest.raises(ValueError, match="normalize_advantage cannot normalise a single advantage"):
+        make(name, env, **settings)
+    make(name, env, **{**settings, "normalize_advantage": False})
 
 
 def test_reinforce_refuses_what_it_cannot_do():

@@ -288,7 +288,8 @@ def test_a_run_of_one_rollout_that_learns_nothing_says_so(kind):
     before = {name: tensor.clone() for name, tensor in agent.policy.state_dict().items()}
     with pytest.warns(UserWarning, match="nothing was learnt: the learning rate was 0") as caught:
         agent.learn(3)
-    assert "\n" not in str(caught[0].message)
+    (warning,) = caught
+    assert "\n" not in str(warning.message)
     assert all(torch.equal(tensor, before[name]) for name, tensor in agent.policy.state_dict().items())
     with warnings.catch_warnings(action="error", category=UserWarning):
         agent.learn(130)
