@@ -54,8 +54,13 @@ def save_model(agent: RuleAgent, folder: str | Path, vec_normalize: VecNormalize
         vec_normalize: the normaliser; ``None`` for that of the agent's environment, if any.
 
     Raises:
-        ValueError: an agent, a rule or a setting that cannot be written as data.
+        ValueError: an agent, a rule or a setting that cannot be written as data, or members, of which
+            each is to be saved by itself.
     """
+    if (count := len(agent.members)) > 1:
+        raise ValueError(
+            f"save_model saves one agent, not {count} members: save each of agent.members in its own folder"
+        )
     folder = Path(folder)
     description = _yaml(_describe(agent))
     folder.mkdir(parents=True, exist_ok=True)

@@ -157,6 +157,7 @@ def test_every_rule_tells_its_settings(name):
 
 class OwnRule(Rule):
     paper = "none"
+    teaches = "none"
 
     def __init__(self, scale: float = 1.0, forgotten: float = 0.0):
         super().__init__()
@@ -174,6 +175,15 @@ class Remembering(OwnRule):
 def test_a_rule_of_ones_own_is_found_by_its_name(tmp_path):
     save_model(A2C("CartPole-v1", rule=Remembering(scale=0.25)), tmp_path)
     assert load_model(tmp_path).policy.networks["actor"].rule.scale == 0.25
+
+
+def test_members_are_not_saved_as_if_they_were_one(tmp_path):
+    agent = A2C("CartPole-v1", members=2, seed=0)
+    with pytest.raises(ValueError, match=r"saves one agent, not 2 members: save each of agent\.members"):
+        save_model(agent, tmp_path / "together")
+    assert not list(tmp_path.iterdir())
+    for number, member in enumerate(agent.members[1:]):
+        save_model(member, tmp_path / f"{number}")
 
 
 def test_a_rule_that_forgets_a_setting_is_named(tmp_path):
