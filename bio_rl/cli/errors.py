@@ -23,4 +23,9 @@ def first_line(error: BaseException) -> str:
     # These two say a key or an index, and not what is wrong with it.
     name = f"{type(error).__name__}: " if type(error) in (KeyError, IndexError) else ""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return name + lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    if lines[0].endswith(":") and error.__cause__ is not None:
+        # As Hydra writes what it cannot import.
+        return f"{lines[0]} {first_line(error.__cause__)}"
+    return name + lines[0]

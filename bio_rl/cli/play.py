@@ -17,6 +17,7 @@ from agents import load_model
 from agents.base import RuleAgent
 from bio_rl.cli.errors import UserError, first_line
 from bio_rl.experiment.environments import make_env
+from bio_rl.experiment.output import plain_warnings
 from bio_rl.experiment.result import read_result
 
 FRAMES_A_SECOND = 30
@@ -25,6 +26,7 @@ LEAST_PIXELS = 320
 """Width or height that a video has at least: smaller frames are scaled up by a whole number."""
 
 
+@plain_warnings()
 def play(folder: Path, video: Path | None, episodes: int, seed: int) -> int:
     """Show a run's agent act deterministically, and print each episode's return.
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
+from hydra._internal.utils import _locate  # get_class prints its error as well
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -59,10 +59,10 @@ def class_of(file: Path) -> type[Rule]:
     """
     try:
         target = str(OmegaConf.select(OmegaConf.load(file), "_target_"))
-        found = get_class(target)
+        found = _locate(target)
     except Exception as error:  # of the file, or of the module that it names
         raise UserError(f"{file} names no rule by its _target_: {first_line(error)}") from error
-    if not issubclass(found, Rule):
+    if not (isinstance(found, type) and issubclass(found, Rule)):
         raise UserError(f"{file}: {target} is not a rule: it is no subclass of bio_rl.Rule")
     return found
 

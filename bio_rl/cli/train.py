@@ -29,7 +29,7 @@ from bio_rl.cli.errors import UserError, first_line, nearest
 from bio_rl.cli.schema import check_arguments
 from bio_rl.experiment.folder import FolderError, RunFolder
 from bio_rl.experiment.interruption import Interrupted, Interruption
-from bio_rl.experiment.output import complain, say
+from bio_rl.experiment.output import complain, plain_warnings, say
 
 FINISHED = ("done", "diverged", "interrupted")
 """Statuses of runs that hold something which is not to be overwritten silently."""
@@ -227,13 +227,10 @@ def check_build(job: Job) -> None:
         cause = error
         while isinstance(cause, InstantiationException) and isinstance(cause.__cause__, Exception):
             cause = cause.__cause__
-        message = first_line(cause)
-        if message.endswith(":") and cause.__cause__ is not None:
-            # As Hydra writes what it cannot import.
-            message += f" {first_line(cause.__cause__)}"
-        raise UserError(message) from error
+        raise UserError(first_line(cause)) from error
 
 
+@plain_warnings()
 def run_job(config: DictConfig) -> float:
     """Hydra's task function: one run, in the folder that Hydra made for it, or several that learn together.
 

@@ -184,7 +184,10 @@ def test_the_version_and_the_module() -> None:
 
 
 def test_rules_of_ones_own_beside_ours(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -199,6 +202,8 @@ def test_rules_of_ones_own_beside_ours(
         assert main(["rules", "--config-dir", "conf"]) == 2
         assert (err := capsys.readouterr().err).startswith("bio-rl rules: conf/rule/wrong.yaml")
         assert err.count("\n") == 1
+        assert not err.rstrip().endswith(":")
+        assert not caplog.records  # which go to stderr too, outside of pytest
     assert main(["rules", "--config-dir", "nowhere"]) == 2
     assert "no folder 'nowhere/rule'" in capsys.readouterr().err
 

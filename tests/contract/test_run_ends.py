@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -248,3 +249,18 @@ def test_files_that_git_does_not_know_make_a_revision_dirty(tmp_path: Path, monk
     assert git_revision() == f"{clean}-dirty"
     git("add", ".")
     assert git_revision() == f"{clean}-dirty"
+
+
+def test_a_warning_is_one_line_without_the_place_in_the_code(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def show(*warning: Any) -> None:
+        sys.stderr.write(warnings.formatwarning(*warning[:4]))
+
+    monkeypatch.setattr(warnings, "showwarning", show)  # pytest has put its own in the place of Python's
+    before = warnings.formatwarning
+    assert train("optimizer.learning_rate=lin_0.001", "env.timesteps=1") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "nothing was learnt" in line]
+    assert lines
+    assert all(line.startswith("warning: nothing was learnt") for line in lines)
+    assert warnings.formatwarning is before
