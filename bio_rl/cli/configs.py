@@ -383,8 +383,17 @@ class _Composer:
         """A setting must exist in the configs that the choices made, unless it is an argument of something."""
         base = self._load(tuple(self._choices(overrides)))
         for override in overrides:
-            if _is_plain(override) and not self._is_choice(override):
+            if self._is_choice(override):
+                continue
+            if _is_plain(override):
                 self._check_key(override.key_or_group, base)
+            elif (
+                override.is_add()
+                and _has(base, override.key_or_group)
+                and not isinstance(override.value(), dict | list)
+            ):
+                line = str(override.input_line)
+                raise UserError(f"{line}: {override.key_or_group} is there already; write {line.removeprefix('+')}")
 
     def _check_key(self, key: str, base: DictConfig) -> None:
         path: list[str] = []
@@ -394,10 +403,15 @@ class _Composer:
             known = list(map(str, node)) if isinstance(node, DictConfig) else []
             if name not in known:
                 if not path:
-                    raise UserError(f"no setting or group {name!r}{nearest(name, [*known, *self.groups])}")
+                    raise UserError(self._no_setting(name, known))
                 place = where(".".join(path), base.hydra.runtime.choices, self.config_name)
                 raise UserError(f"{key}: {place} has no key {name!r}{nearest_of(name, known)}")
             path.append(name)
+
+    def _no_setting(self, name: str, known: Iterable[str], otherwise: str = "") -> str:
+        if name in self.groups:
+            return f"{name} has no settings of its own: {name}=NAME chooses what others are set to"
+        return f"no setting or group {name!r}{nearest(name, [*known, *self.groups]) or otherwise}"
 
     # -- checks of what is composed ------------------------------------------------------
 
@@ -418,8 +432,7 @@ class _Composer:
         is_given = any(f"{key}.".startswith(f"{override.key_or_group}.") for override in overrides)
         source = "" if study is None or is_given else f"experiment={study}: "
         if not parent:
-            remedy = nearest(name, [*reference, *self.groups]) or ", and no other setting refers to it"
-            raise UserError(f"{source}no setting or group {name!r}{remedy}")
+            raise UserError(source + self._no_setting(name, reference, ", and no other setting refers to it"))
         for part in parent.split("."):
             reference = reference[part]
         place = where(parent, choices, self.config_name)
@@ -440,6 +453,11 @@ class _Composer:
     def _load_shipped(self, lines: tuple[str, ...]) -> dict[str, Any]:
         """What choices alone make of our primary config, whose place no file of the user's takes."""
         return plain(self._load(lines) if self.config_name == CONFIG else self._load_configuration(lines, name=CONFIG))
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    """Whether the key has a value, to which Hydra's ``+`` adds nothing."""
+    return OmegaConf.select(config, key, throw_on_missing=False) is not None
 
 
 def _is_plain(override: Override) -> bool:
