@@ -336,7 +336,7 @@ class RuleAgent(OnPolicyAlgorithm):
         Raises:
             TypeError: an argument that there is not.
             ValueError: a setting that cannot be had, or that the saved weights do not fit, such
-                as other widths; an environment with other spaces.
+                as other widths; an environment with other spaces; an agent of another kind.
         """
         if isinstance(path, str | Path) and (files := list(Path(path).glob("member=*.zip"))):
             files.sort(key=lambda file: int(file.stem.removeprefix("member=")))
@@ -360,6 +360,12 @@ class RuleAgent(OnPolicyAlgorithm):
             force_reset,
             **attributes,
         )
+        # An agent of whole episodes and one of so many steps can learn from nothing but their own buffers.
+        if not isinstance(agent.rollout_buffer, asked.rollout_buffer_class or RolloutBuffer):
+            held = type(agent.rollout_buffer).__name__
+            raise ValueError(
+                f"{cls.__name__} cannot go on with a saved agent that learns from a {held}: load it by its own class"
+            )
         agent._change_policy(asked._policy_changes(settings))
         return agent
 

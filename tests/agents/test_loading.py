@@ -376,3 +376,12 @@ def test_what_sb3_saved_and_cannot_be_had_is_refused(tmp_path):
     (tmp_path / "text").write_text("text")
     with pytest.raises(ValueError, match="wasn't a zip-file"):
         PPO.load(tmp_path / "text")
+
+
+@pytest.mark.parametrize(
+    ("saved", "other"), [(A2C, REINFORCE), (REINFORCE, A2C), (REINFORCE, PPO), (sb3.PPO, REINFORCE)]
+)
+def test_an_agent_of_whole_episodes_is_not_loaded_as_one_of_steps_nor_the_other_way(saved, other, tmp_path):
+    saved(*(["MlpPolicy"] if saved is sb3.PPO else []), "CartPole-v1", device="cpu").save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=f"{other.__name__} cannot go on with .* load it by its own class"):
+        other.load(tmp_path / "agent", "CartPole-v1")
