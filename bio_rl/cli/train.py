@@ -180,8 +180,9 @@ def stays(folder: RunFolder, run: Job) -> bool:
         return False
     if several and folder.is_run_of(run.config):
         return True
-    other = "finished run of other settings" if several else "finished run"
-    raise FolderError(f"{folder.path} holds a {other} ({result['status']}); overwrite=true replaces it")
+    other = " of other settings" if several else ""
+    ended = "finished" if result["status"] == "done" else result["status"]
+    raise FolderError(f"{folder.path} holds a run{other} that is {ended}; overwrite=true replaces it")
 
 
 def check_builds(jobs: Sequence[Job]) -> None:

@@ -27,7 +27,7 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         bounds = f"above {self.low:g}" if self.exclusive else f"of at least {self.low:g}"
-        return f"{kind} {bounds}" + (f" and at most {self.high:,g}" if self.high < math.inf else "")
+        return f"{kind} {bounds}" + (f" and at most {self.high}" if self.high < math.inf else "")
 
 
 POSITIVE = Range(0, whole=False, exclusive=True)

@@ -150,7 +150,7 @@ def test_the_same_sweep_goes_on_with_what_is_not_finished(train: Train, capsys: 
     assert "1 of 3 runs are finished already and stay" in err
     assert out.splitlines()[-3:] == returns
     assert train(*sweep, "agent.gamma=0.5") == 2
-    assert "holds a finished run of other settings (done); overwrite=true" in capsys.readouterr().err
+    assert "holds a run of other settings that is finished; overwrite=true" in capsys.readouterr().err
 
 
 def test_what_started_a_run_is_kept_with_it(train: Train) -> None:
