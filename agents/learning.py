@@ -78,7 +78,7 @@ def learn_together(
                         agent.dump_logs(iteration)
             if any(members.learning):
                 # Scalars that the next update overwrites before anybody sees them need not be written.
-                is_last = members.first.num_timesteps >= members.first._total_timesteps
+                is_last = any(agent.num_timesteps >= agent._total_timesteps for _, agent in members.still_learning())
                 members.logs = is_last or (log_interval is not None and (iteration + 1) % log_interval == 0)
                 _update(members)
     finally:
@@ -138,7 +138,9 @@ def collect_rollout(
         values = members.values(members.features(_samples(buffer.observations)))
         buffer.values[:] = values.reshape(buffer.n_envs, -1).cpu().numpy().T
         last_values = members.values(members.features(members.last_observations()))
-    dones = np.concatenate([agent._last_episode_starts for agent in members.agents])
+    dones = np.zeros(buffer.n_envs, dtype=bool)
+    for index, agent in members.still_learning():
+        dones[members.columns(index)] = agent._last_episode_starts
     buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
     for index, agent in members.still_learning():
         if members.lead:

@@ -68,6 +68,8 @@ class Members(Stack):
         to the last bit; what is not finite there becomes 0, so that nothing is raised on its account.
         """
         self.learning[index] = False
+        # Schedules are read off one member, which must be one that goes on.
+        self.first = next((agent for _, agent in self.still_learning()), self.first)
         if self.lead:
             self._give_back(index)
             with torch.no_grad():
@@ -192,8 +194,13 @@ class Members(Stack):
     # -- acting --------------------------------------------------------------------------
 
     def last_observations(self) -> Observations:
-        """What the members' environments showed last, one member after the other."""
-        return together([agent._last_obs for agent in self.agents])
+        """What the members' environments showed last, one member after the other.
+
+        Who failed before it saw anything has the observations of one who goes on.
+        """
+        known = self.first._last_obs
+        shown = [known if agent._last_obs is None else agent._last_obs for agent in self.agents]
+        return together(shown)
 
     def draws(self, who: Collection[int] | None = None) -> Draws:
         """Random numbers from each member's own generator, for those of the given indices, or for all that learn."""

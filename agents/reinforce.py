@@ -99,11 +99,12 @@ class REINFORCE(RuleAgent):
 
         Members need different numbers of steps: who has its episodes waits for the others.
         """
-        for _, agent in members.still_learning():
+        for index, agent in members.still_learning():
             agent.rollout_buffer.reset()
             if not np.all(agent._last_episode_starts):
                 assert agent.env is not None
-                agent._last_obs = agent.env.reset()  # type: ignore[assignment]
+                with members.alone(index):
+                    agent._last_obs = agent.env.reset()  # type: ignore[assignment]
         start_rollout(members, callbacks)
         steps = 0
         while playing := _playing(members):

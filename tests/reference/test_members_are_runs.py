@@ -158,14 +158,45 @@ class Raise(BaseCallback):
 @pytest.mark.parametrize("trouble", [Poison, Stop, Raise])
 @pytest.mark.parametrize("rule", quick(["backprop", "equilibrium_propagation", "node_perturbation"], ("backprop",)))
 @pytest.mark.parametrize("name", KINDS)
-def test_a_member_fails_alone(name, rule, trouble):
+@pytest.mark.parametrize("troubled", [0, 1])
+def test_a_member_fails_alone(name, rule, trouble, troubled):
     """The others' numbers do not change by a bit."""
     undisturbed, _ = train_together(name, rule=rule)
-    disturbed, failures = train_together(name, callbacks=(None, trouble(), None), rule=rule)
-    assert list(failures) == ([] if trouble is Stop else [1])
-    assert disturbed[1].num_timesteps < undisturbed[1].num_timesteps
-    for index in (0, 2):
+    callbacks = [trouble() if index == troubled else None for index in range(MEMBERS)]
+    disturbed, failures = train_together(name, callbacks=callbacks, rule=rule)
+    assert list(failures) == ([] if trouble is Stop else [troubled])
+    assert disturbed[troubled].num_timesteps < undisturbed[troubled].num_timesteps
+    for index in {0, 1, 2} - {troubled}:
         ours, theirs = numbers(disturbed[index]), numbers(undisturbed[index])
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+class Broken(gym.Wrapper):
+    """Fails at one of its resets."""
+
+    resets = 0
+
+    def __init__(self, env, at):
+        super().__init__(env)
+        self.at = at
+
+    def reset(self, **kwargs):
+        self.resets += 1
+        if self.resets == self.at:
+            raise RuntimeError("no reset")
+        return super().reset(**kwargs)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_member_whose_environment_breaks_ends_alone(name, at):
+    undisturbed, _ = train_together(name)
+    agents = [make(name, seed) for seed in range(MEMBERS)]
+    agents[0].env.envs[0] = Broken(agents[0].env.envs[0], at)
+    failures = learn_together(agents, timesteps(name), (None,) * MEMBERS, log_interval=1, tb_log_name="run")
+    assert {index: str(error) for index, error in failures.items()} == {0: "no reset"}
+    for index in (1, 2):
+        ours, theirs = numbers(agents[index]), numbers(undisturbed[index])
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
