@@ -136,7 +136,12 @@ def together(observations: Sequence[Any]) -> Observations:
 
 
 def _check_alike(agents: Sequence["RuleAgent"]) -> None:
+    from agents.base import RuleAgent
+
     first = agents[0]
+    for method in ("train", "collect_rollouts"):
+        if getattr(type(first), method) is not getattr(RuleAgent, method):
+            raise ValueError(f"{type(first).__name__} has a {method} of its own, which knows one agent: train it alone")
     for agent in agents[1:]:
         if type(agent) is not type(first):
             raise ValueError(

@@ -104,3 +104,10 @@ def test_a_number_of_members_that_cannot_be(members):
 def test_members_share_no_environment():
     with pytest.raises(ValueError, match="members=3: each needs environments of its own; give the id"):
         make(PPO, env=make_vec_env("CartPole-v1"))
+
+
+@pytest.mark.parametrize("method", ["train", "collect_rollouts"])
+def test_an_agent_whose_loop_knows_one_agent_has_no_members(method):
+    own = type("Own", (A2C,), {method: lambda self, *arguments, **settings: None})
+    with pytest.raises(ValueError, match=f"Own has a {method} of its own, which knows one agent: train it alone"):
+        own("CartPole-v1", members=2).learn(10)
