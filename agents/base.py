@@ -98,6 +98,8 @@ class RuleAgent(OnPolicyAlgorithm):
     default_log_interval: ClassVar[int] = 1
     in_step: ClassVar[bool] = True
     """Whether members take their environments' steps at the same time, and none waits for another."""
+    learns_apart: bool = False
+    """Whether members update one by one, because their samples or their steps differ in number."""
     _others: Sequence["RuleAgent"] = ()
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -96,7 +96,10 @@ class Members(Stack):
     # -- the stack -----------------------------------------------------------------------
 
     def _bind_all(self) -> None:
-        """Give the stack an optimizer with the members' states, and make their parameters views of it."""
+        """Give the stack an optimizer with the members' states, and make their parameters views of it.
+
+        Members that learn apart go on with their own optimizers, each of which may have made more steps.
+        """
         policies = [agent.policy for agent in self.agents]
         stacked = dict(zip(policies[0].parameters(), self._stacked_parameters(), strict=True))
         self.parameters = list(stacked.values())
@@ -109,7 +112,7 @@ class Members(Stack):
         states = [policy.optimizer.state_dict()["state"] for policy in policies]
         ordered = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for number, parameter in enumerate(ordered):
-            if any(state.get(number) for state in states):
+            if not self.first.learns_apart and any(state.get(number) for state in states):
                 self.optimizer.state[parameter] = _stacked_state([state[number] for state in states])
         self._shown: list[int] = []
         for index in range(len(self.agents)):
@@ -130,21 +133,22 @@ class Members(Stack):
 
     def _bind(self, index: int) -> None:
         """Make a member's parameters and buffers views of its part of the stack, which draws from its generators."""
-        policy = self.agents[index].policy
-        for own, stacked in zip(policy.parameters(), self.parameters, strict=True):
+        for own, stacked in zip(self.agents[index].policy.parameters(), self.parameters, strict=True):
             own.data = stacked.data[index]
-        for name, network in self.networks.items():
-            for own_module, module in zip(policy.networks[name].modules(), network.modules(), strict=True):
-                if isinstance(module, Rule) and isinstance(own_module, Rule):
-                    module.generators[index] = own_module.generators[0]
+        for own_module, module in self._modules_of(index):
+            if isinstance(module, Rule) and isinstance(own_module, Rule):
+                module.generators[index] = own_module.generators[0]
         self._bind_buffers(index)
 
     def _bind_buffers(self, index: int) -> None:
-        policy = self.agents[index].policy
+        for own_module, module in self._modules_of(index):
+            for key, buffer in module._buffers.items():
+                own_module._buffers[key] = None if buffer is None else buffer[index]
+
+    def _modules_of(self, index: int) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """Every module of a member's networks, with the stack's."""
         for name, network in self.networks.items():
-            for own_module, module in zip(policy.networks[name].modules(), network.modules(), strict=True):
-                for key, buffer in module._buffers.items():
-                    own_module._buffers[key] = None if buffer is None else buffer[index]
+            yield from zip(self.agents[index].policy.networks[name].modules(), network.modules(), strict=True)
 
     def show_buffers(self) -> None:
         """Show each member the stack's buffers as they are: a rule may have put new ones in the place of old ones."""

@@ -22,9 +22,14 @@ class PPO(RuleAgent, sb3.PPO):
 
     default_log_interval = 1
 
+    @property
+    def learns_apart(self) -> bool:  # type: ignore[override]
+        """Each member stops its passes when it has moved far enough."""
+        return self.target_kl is not None
+
     def _update(self, members: Members) -> None:
         """Several passes over the rollout in minibatches, as SB3's ``PPO.train``."""
-        if self.target_kl is not None and members.lead:
+        if self.learns_apart and members.lead:
             # Each member stops its passes when it has moved far enough, so they learn one by one.
             members.apart()
             return

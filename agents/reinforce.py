@@ -47,6 +47,7 @@ class REINFORCE(RuleAgent):
 
     default_log_interval = 10
     in_step = False
+    learns_apart = True
 
     def __init__(
         self,

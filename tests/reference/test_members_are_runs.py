@@ -200,10 +200,14 @@ def test_a_member_whose_environment_breaks_ends_alone(name, at):
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_members_go_on_from_where_they_ended():
-    agents, _ = train_together("ppo", rule="kolen_pollack")
+@pytest.mark.parametrize(("name", "settings"), [("ppo", {}), ("ppo", {"target_kl": 1e-4}), ("reinforce", {})])
+def test_members_go_on_from_where_they_ended(name, settings):
+    settings = {"rule": "kolen_pollack", **settings}
+    agents, _ = train_together(name, **settings)
     learn_together(agents, 64, (None,) * MEMBERS, None, "run", reset_num_timesteps=False)
-    alone = make("ppo", 1, rule="kolen_pollack").learn(timesteps("ppo")).learn(64, reset_num_timesteps=False)
+    learn_together(agents, 64, (None,) * MEMBERS, None, "run", reset_num_timesteps=False)
+    alone = make(name, 1, **settings).learn(timesteps(name))
+    alone.learn(64, reset_num_timesteps=False).learn(64, reset_num_timesteps=False)
     assert_same(agents[1], alone)
 
 
