@@ -20,9 +20,7 @@ class A2C(RuleAgent, sb3.A2C):
     def _update(self, members: Members) -> None:
         """One gradient step on the whole rollout, as SB3's ``A2C.train``."""
         members.update_learning_rate()
-        orders = [agent.minibatch_order for agent in members.agents]
-        (rollout,) = rollout_of(members).minibatches(None, orders)
-        loss, scalars = self._loss(members, rollout)
+        loss, scalars = self._loss(members, rollout_of(members))
         members.update(loss)
 
         for _, agent in members.still_learning():

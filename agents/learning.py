@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from agents.distributions import Draws
+from agents.heap import keep_freed_memory
 from agents.members import Members
 from agents.rollout import Rollout
 from agents.stack import Observations, as_actions, within_bounds
@@ -55,6 +56,7 @@ def learn_together(
     Raises:
         ValueError: agents that are not alike.
     """
+    keep_freed_memory()
     members = Members(agents)
     log_interval = members.first.default_log_interval if log_interval == -1 else log_interval
     name = type(members.first).__name__ if tb_log_name is None else tb_log_name

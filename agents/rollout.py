@@ -23,15 +23,18 @@ class Rollout(NamedTuple):
         chosen = spread(self.returns.shape[-1], count).to(self.returns.device)
         return Rollout(*(entry.index_select(self.returns.dim() - 1, chosen) for entry in self))
 
-    def minibatches(self, batch_size: int | None, orders: Sequence[np.random.RandomState]) -> Iterator["Rollout"]:
+    def minibatches(self, batch_size: int, orders: Sequence[np.random.RandomState]) -> Iterator["Rollout"]:
         """The samples in minibatches, each member's in an order of its own, as SB3's buffer gives them.
 
         Args:
-            batch_size: samples of each member; the last minibatch may have fewer. ``None`` for all.
-            orders: a generator for each member.
+            batch_size: samples of each member; the last minibatch may have fewer.
+            orders: a generator for each member; left alone where one minibatch has all samples, whose order
+                tells nothing.
         """
         samples = self.returns.shape[-1]
-        batch_size = samples if batch_size is None else batch_size
+        if batch_size >= samples:
+            yield self
+            return
         # Rows of all members lie in one list, which is faster to pick from than a list of each.
         order = np.stack([rng.permutation(samples) + member * samples for member, rng in enumerate(orders)])
         members = self.returns.dim() - 1

@@ -85,8 +85,11 @@ class Dense(nn.Module):
         """The weighted input and the bias, ``(m, b, i) -> (m, b, o)``."""
         if not self.members:
             return F.linear(pre, self.weight, self.bias)
-        drive = torch.matmul(pre, self.weight.mT)
-        return drive if self.bias is None else drive.add_(self.bias.unsqueeze(-2))
+        if self.bias is None:
+            return torch.matmul(pre, self.weight.mT)
+        if len(self.members) == 1:
+            return torch.baddbmm(self.bias.unsqueeze(-2), pre, self.weight.mT)
+        return torch.matmul(pre, self.weight.mT).add_(self.bias.unsqueeze(-2))
 
     def forward(self, pre: Tensor) -> Tensor:
         """The activity, ``(m, b, i) -> (m, b, o)``. Not for autograd: the drive is overwritten."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch
@@ -57,6 +58,15 @@ def train(agent: OnPolicyAlgorithm, updates: int) -> OnPolicyAlgorithm:
 def in_double_precision(agent: OnPolicyAlgorithm) -> OnPolicyAlgorithm:
     agent.policy.double()
     agent.policy.features_extractor.register_forward_hook(lambda module, inputs, features: features.double())
+    # Advantages too: their mean and deviation, in single precision, depend on the order of the samples.
+    buffer = agent.rollout_buffer
+    compute = buffer.compute_returns_and_advantage
+
+    def in_double(last_values: torch.Tensor, dones: np.ndarray) -> None:
+        buffer.advantages = buffer.advantages.astype(np.float64)
+        compute(last_values, dones)
+
+    buffer.compute_returns_and_advantage = in_double
     return agent
 
 
