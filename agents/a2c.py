@@ -36,7 +36,7 @@ class A2C(RuleAgent, sb3.A2C):
     def _loss(self, members: Members, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """Each member's loss ``(m,)``, and its parts by their names."""
         distribution, values = members.outputs(rollout.features)
-        log_prob, entropy = distribution.log_prob(rollout.actions), distribution.entropy()
+        log_prob, entropy = distribution.evaluate(rollout.actions)
         members.modulate(rollout.advantages)
         advantages = normalized(rollout.advantages) if self.normalize_advantage else rollout.advantages
 

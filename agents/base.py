@@ -98,6 +98,8 @@ class RuleAgent(OnPolicyAlgorithm):
     default_log_interval: ClassVar[int] = 1
     in_step: ClassVar[bool] = True
     """Whether members take their environments' steps at the same time, and none waits for another."""
+    _logs_update: bool = True
+    """Whether anybody looks at the next update's scalars."""
     learns_apart: bool = False
     """Whether members update one by one, because their samples or their steps differ in number."""
     _others: Sequence["RuleAgent"] = ()
@@ -287,7 +289,9 @@ class RuleAgent(OnPolicyAlgorithm):
 
     def train(self) -> None:
         """Learn from the rollout buffer with this agent alone, as SB3's method of the name."""
-        self._update(Members([self]))
+        members = Members([self])
+        members.logs = self._logs_update
+        self._update(members)
 
     def _collect(self, members: Members, callbacks: dict[int, BaseCallback]) -> None:
         """Fill the members' rollout buffer."""

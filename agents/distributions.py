@@ -8,11 +8,14 @@ generator of its own.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from torch import Generator, Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LOG_SQRT_2PI = 0.9189385332046727
@@ -68,6 +71,10 @@ class Distribution(ABC):
     def entropy(self) -> Tensor | None:
         """The entropy of each sample's distribution, ``(m, b)``; ``None`` where there is no closed form."""
 
+    def evaluate(self, actions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities and entropy, as a loss takes both."""
+        return self.log_prob(actions), self.entropy()
+
 
 class Categorical(Distribution):
     """Discrete actions ``(m, b)``, by their logits ``(m, b, a)``.
@@ -77,7 +84,11 @@ class Categorical(Distribution):
     """
 
     def __init__(self, logits: Tensor):
-        self.log_p = F.log_softmax(logits.mT, dim=-2)
+        self.logits = logits
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        return F.log_softmax(self.logits.mT, dim=-2)
 
     def sample(self, draws: Draws) -> Tensor:
         # The race of exponentials by which torch.multinomial draws one of several.
@@ -92,6 +103,34 @@ class Categorical(Distribution):
 
     def entropy(self) -> Tensor:
         return -(self.log_p.exp() * self.log_p).sum(-2)
+
+    def evaluate(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        evaluated: tuple[Tensor, Tensor] = _Evaluation.apply(self.logits, actions)  # type: ignore[no-untyped-call]
+        return evaluated
+
+
+class _Evaluation(torch.autograd.Function):
+    """``Categorical``'s log-probabilities and entropy H, whose derivatives at the logits can be written down.
+
+    ``d log p_k / d logit_j = [j = k] - p_j`` and ``d H / d logit_j = -p_j (log p_j + H)``. Autograd, which
+    goes through every operation, takes three times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = F.log_softmax(logits.mT, dim=-2)
+        p, chosen = log_p.exp(), actions.long().unsqueeze(-2)
+        entropy = (p * log_p).sum(-2).neg_()
+        ctx.save_for_backward(log_p, p, chosen, entropy)
+        return log_p.gather(-2, chosen).squeeze(-2), entropy
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, log_prob_error: Tensor, entropy_error: Tensor) -> tuple[Tensor, None]:
+        log_p, p, chosen, entropy = ctx.saved_tensors
+        log_prob_error = log_prob_error.unsqueeze(-2)
+        error = (log_p + entropy.unsqueeze(-2)).mul_(entropy_error.unsqueeze(-2)).add_(log_prob_error).mul_(p).neg_()
+        return error.scatter_add_(-2, chosen, log_prob_error).mT, None
 
 
 class MultiCategorical(Distribution):

@@ -106,7 +106,10 @@ def _update(members: Members) -> None:
         members.first._update(members)
         members.show_buffers()
     else:
+        # By SB3's own method, as above; whoever calls it himself wants its scalars.
+        members.first._logs_update = members.logs
         members.first.train()
+        members.first._logs_update = True
 
 
 def collect_rollout(

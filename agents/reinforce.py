@@ -170,7 +170,7 @@ class REINFORCE(RuleAgent):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The values ``(b,)``, and the loss and its parts by their names."""
         distribution, values = members.outputs(features)
-        log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
+        log_prob, entropy = distribution.evaluate(actions)
         advantages = returns - values.detach()
         members.modulate(advantages)
         if self.normalize_advantage and len(advantages) > 1:
