@@ -125,7 +125,7 @@ class _Evaluation(torch.autograd.Function):
         return log_p.gather(-2, chosen).squeeze(-2), entropy
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, log_prob_error: Tensor, entropy_error: Tensor) -> tuple[Tensor, None]:
         log_p, p, chosen, entropy = ctx.saved_tensors
         log_prob_error = log_prob_error.unsqueeze(-2)

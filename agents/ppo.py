@@ -130,7 +130,7 @@ class _ClippedSurrogate(torch.autograd.Function):
         return torch.minimum(gain, clipped).mean(-1).neg_()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, loss_error: Tensor) -> tuple[Tensor, None, None, None]:
         (active,) = ctx.saved_tensors
         return active * (loss_error.unsqueeze(-1) / -active.shape[-1]), None, None, None
