@@ -3,12 +3,13 @@
     python benchmarks/throughput.py                      # the claims: PPO and A2C, alone and with 16 members
     python benchmarks/throughput.py --rules all          # 16 members under each rule, against the same rule alone
     python benchmarks/throughput.py --curve              # over 1, 2, 4, ... 64 members, with memory
+    python benchmarks/throughput.py --device cuda        # 16, 256 and 1024 members there, and on one core beside it
 
 Both sides live in one process, with the same settings, and take turns in learning for some steps,
 which of them begins included; the other side's turns go through all the seeds that the members
 have. A figure is the ratio of the median rates; the quartiles of the neighbours' ratios show how
 much noise was left. A rate is in steps of all members per second of this process's processor time
-(one thread), so that other programs' turns do not count.
+(one thread), so that other programs' turns do not count; with ``--device`` per second of wall time.
 """
 
 import argparse
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     if options.memory_of is not None:
         print(json.dumps(peak_memory_mb(CASES[options.cases[0]], options)))
+    elif options.device != "cpu":
+        compare_devices(CASES[options.cases[0]], options)
     elif options.curve:
         curve(CASES[options.cases[0]], options)
     elif options.rules is not None:
@@ -76,14 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--members", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--members", nargs="+", type=int, help="1 and 16; 16, 256 and 1024 with --device")
+    parser.add_argument("--device", default="cpu", help="cuda: against the processor, both in wall time")
     parser.add_argument("--rules", nargs="+", help="against the same rule alone; 'all' for every rule")
     parser.add_argument("--curve", action="store_true", help="writes members.csv and members.png")
     parser.add_argument("--rounds", type=int, default=16, help="turns of each of the two")
     parser.add_argument("--timesteps", type=int, default=2048, help="steps of one agent's turn")
     parser.add_argument("--output", type=Path, default=HERE / "members", help="of the curve, without suffix")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.members is None:
+        options.members = [1, 16] if options.device == "cpu" else [16, 256, 1024]
+    return options
 
 
 # -- the two sides -----------------------------------------------------------------------
@@ -95,31 +102,45 @@ class Side:
     Args:
         agents: with seeds 0, 1, ...
         turn: which agents learn in a turn, given its number.
+        clock: in seconds.
     """
 
-    def __init__(self, agents: Sequence[OnPolicyAlgorithm], turn: Callable[[int], Sequence[OnPolicyAlgorithm]]):
+    def __init__(
+        self,
+        agents: Sequence[OnPolicyAlgorithm],
+        turn: Callable[[int], Sequence[OnPolicyAlgorithm]],
+        clock: Callable[[], float] = time.process_time,
+    ):
         self.agents = agents
         self.turn = turn
+        self.clock = clock
         self.rates: list[float] = []
 
     def learn(self, number: int, timesteps: int) -> None:
         learning = self.turn(number)
         before = sum(agent.num_timesteps for agent in learning)
-        start = time.process_time()
+        start = self.clock()
         if isinstance(learning[0], agents.base.RuleAgent):
             nobody = [None] * len(learning)
             learn_together(learning, timesteps, nobody, None, "run", reset_num_timesteps=False)  # type: ignore[arg-type]
         else:
             learning[0].learn(timesteps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         taken = sum(agent.num_timesteps for agent in learning) - before
-        self.rates.append(taken / (time.process_time() - start))
+        self.rates.append(taken / (self.clock() - start))
 
 
-def together(case: Case, members: int, rule: str = "backprop") -> Side:
+def together(case: Case, members: int, rule: str = "backprop", device: str = "cpu", wall: bool = False) -> Side:
     """Ours: so many members, in the environments that ``env.vec=auto`` gives."""
     kind, _ = PAIRS[case.agent]
-    made = [kind(environments(case), rule=rule, seed=seed, **case.settings) for seed in range(members)]
-    return Side(made, lambda _: made)
+    made = [kind(environments(case), rule=rule, seed=seed, device=device, **case.settings) for seed in range(members)]
+    return Side(made, lambda _: made, wall_clock if wall else time.process_time)
+
+
+def wall_clock() -> float:
+    """Seconds, once all that was asked of a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def one_by_one(case: Case, members: int, rule: str | None = None) -> Side:
@@ -164,6 +185,15 @@ def compare_agents(options: argparse.Namespace) -> None:
     for name, members in itertools.product(options.cases, options.members):
         case = CASES[name]
         _add(table, (name, str(members)), measured((together(case, members), one_by_one(case, members)), options))
+    Console().print(table)
+
+
+def compare_devices(case: Case, options: argparse.Namespace) -> None:
+    rules = options.rules or ["backprop"]
+    table = _table(f"Steps per second, {case.agent} on {case.env}", "rule", "members", options.device, "one core")
+    for rule, members in itertools.product(rules, options.members):
+        sides = (together(case, members, rule, device, wall=True) for device in (options.device, "cpu"))
+        _add(table, (rule, str(members)), measured(tuple(sides), options))  # type: ignore[arg-type]
     Console().print(table)
 
 
