@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bio_rl.layers import Updates
-from bio_rl.settings import checked
+from bio_rl.settings import PRESET, checked, preset_settings
 
 if TYPE_CHECKING:
     from bio_rl.network import Network
@@ -74,6 +74,11 @@ class Rule(nn.Module):
     nonlocal_scalars: ClassVar[str]
     """What uses a number that a neuron cannot know, by name, with the batch if it is one over the batch; else empty."""
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By each word of a setting ``preset``, the settings that it gives another value than their default.
+
+    A setting that is given itself wins. The word by default, which changes nothing, may be left out.
+    """
     teaches: ClassVar[Literal["all", "some", "none"]] = "all"
     """Whether ``assign`` gives an update to all parameters that learn, leaves some out on purpose, or all."""
     frees_trace: ClassVar[bool] = False
@@ -90,6 +95,16 @@ class Rule(nn.Module):
         super().__init__()
         self.generators: list[torch.Generator] = []
         self._members: tuple[int, ...] = ()
+
+    @classmethod
+    def preset_settings(cls, word: object) -> dict[str, Any]:
+        """The values that a word gives, by the settings' names; none if there is no setting ``preset``.
+
+        Raises:
+            ValueError: a word that is none of the rule's.
+        """
+        signature = inspect.signature(cls)
+        return preset_settings(cls, signature, word) if PRESET in signature.parameters else {}
 
     def attach(self, network: Network, seeds: Sequence[int] | None = None) -> None:
         """Bind the rule to its network; ``Network`` calls this once.

@@ -4,6 +4,9 @@
 that a rule writes. A value of another kind is refused before the constructor runs, in one line that
 names the rule, the setting, the value, and what would be right. A number is always finite, and has a
 range outside of which it could only overflow or do nothing.
+
+A setting ``preset`` gives others their values by one word: those of the class's ``presets``, each
+where it is not given itself.
 """
 
 import functools
@@ -21,6 +24,7 @@ class Between(NamedTuple):
     high: float
 
 
+PRESET = "preset"
 FINITE = Between(-sys.float_info.max, sys.float_info.max)
 Positive = Annotated[float, Between(1e-9, 1e9)]
 NotNegative = Annotated[float, Between(0, 1e9)]
@@ -36,6 +40,8 @@ def checked(constructor: Callable[..., None]) -> Callable[..., None]:
     ``float``, ``int``, ``bool``, ``str``, ``Literal`` and ``Annotated[number, Between]`` are checked; an
     argument with any other annotation is the constructor's own business.
 
+    One that takes a ``preset`` gets what this says of settings that are not given.
+
     Raises:
         ValueError: from the constructor, naming the rule, the setting and what it must be.
     """
@@ -50,16 +56,42 @@ def checked(constructor: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(constructor)
     def construct(self: Any, *args: Any, **settings: Any) -> None:
         try:
-            given = signature().bind(self, *args, **settings).arguments
+            given = signature().bind(self, *args, **settings)
         except TypeError:
-            given = {}  # the constructor itself says which argument it misses
-        for name, value in given.items():
+            return constructor(self, *args, **settings)  # which itself says what argument it misses
+        # A preset's word first: others are what it makes them.
+        for name, value in sorted(given.arguments.items(), key=lambda setting: setting[0] != PRESET):
             kind = signature().parameters[name].annotation
             if not _is(kind, value):
                 raise ValueError(f"{type(self).__name__}: {name} must be {_describe(kind)}, not {value!r}")
-        constructor(self, *args, **settings)
+        if PRESET in signature().parameters:
+            word = given.arguments.get(PRESET, signature().parameters[PRESET].default)
+            for name, value in preset_settings(type(self), signature(), word).items():
+                given.arguments.setdefault(name, value)
+        constructor(*given.args, **given.kwargs)
 
     return construct
+
+
+def preset_settings(owner: Any, signature: inspect.Signature, word: object) -> dict[str, Any]:
+    """What a preset gives each setting that a preset of the class gives anything.
+
+    Args:
+        owner: the class, whose ``presets`` says by each word what differs from the defaults.
+        signature: of its constructor.
+        word: the preset's; that by default differs in nothing, whether ``presets`` has it or not.
+
+    Raises:
+        ValueError: a word that is none of the class's, or a preset of what is no setting.
+    """
+    parameters, presets = signature.parameters, owner.presets
+    words = list(dict.fromkeys([parameters[PRESET].default, *presets]))
+    if word not in words:
+        raise ValueError(f"{owner.__name__}: {PRESET} must be one of {', '.join(words)}, not {word!r}")
+    names = dict.fromkeys(name for preset in presets.values() for name in preset)
+    if unknown := [name for name in names if name not in parameters or name == PRESET]:
+        raise ValueError(f"{owner.__name__}.presets gives {unknown[0]!r} a value, which is none of its settings")
+    return {name: presets.get(word, {}).get(name, parameters[name].default) for name in names}
 
 
 def _is(kind: Any, value: object) -> bool:

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from bio_rl import Rule
 from bio_rl.cli.errors import UserError, first_line, nearest
 from bio_rl.cli.rules import class_of, own_rules
+from bio_rl.cli.schema import with_preset
 from bio_rl.diagnostics.audit import audit, contradictions
 from bio_rl.rules import rule_class, rule_names
 
@@ -56,7 +57,9 @@ def _maker(name: str, own: Mapping[str, Path]) -> Callable[[], Rule]:
     """What makes a fresh rule of that name, with the settings of its file."""
     if name in own:
         class_of(own[name])
-        return partial(instantiate, OmegaConf.load(own[name]))
+        settings = OmegaConf.load(own[name])
+        assert isinstance(settings, DictConfig)  # it has a _target_
+        return partial(instantiate, with_preset(settings))
     if ":" not in name and name not in rule_names():
         known = (*rule_names(), *own)
         raise UserError(f"unknown rule {name!r}{nearest(name, known)} (rules: {', '.join(known)}, or module:Class)")

@@ -28,7 +28,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import bio_rl
 from bio_rl.cli.errors import UserError, first_line, nearest, nearest_of
-from bio_rl.cli.schema import as_text, check_values, is_open, unknown_keys, where
+from bio_rl.cli.schema import as_text, check_values, is_open, unknown_keys, where, with_preset
+from bio_rl.settings import PRESET
 
 CONFIG = "train"
 REMOVABLE = ("experiment", "tuned")
@@ -125,12 +126,15 @@ def compose(*overrides: str) -> DictConfig:
 
 
 def resolved(config: DictConfig) -> DictConfig:
-    """A copy with a value in the place of every interpolation, so that what is recorded is what ran."""
+    """A copy with a value in the place of every interpolation and of what a preset says, as it is recorded and run."""
     config = config.copy()
     # Unlike ``resolve``, this names the key whose value cannot be found.
     OmegaConf.to_container(config, resolve=True)
     with read_write(config):
         OmegaConf.resolve(config)
+        for key in ("rule", "critic_rule"):
+            if isinstance(config.get(key), DictConfig) and PRESET in config[key]:
+                config[key] = with_preset(config[key])
     return config
 
 

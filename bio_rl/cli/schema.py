@@ -2,10 +2,15 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
+
+from omegaconf import DictConfig
 
 from bio_rl.cli.errors import UserError, nearest_of
 from bio_rl.names import argument_names
+from bio_rl.rule import Rule
+from bio_rl.settings import PRESET
 
 Settings = Mapping[str, Any]
 
@@ -87,6 +92,19 @@ def check_arguments(config: Settings, choices: Settings) -> None:
             if known is not None and name not in (*known, *MARKS, *REQUIRED.get(key, ())):
                 others = {*settings, *known} - {name, *MARKS, *supplied}
                 raise UserError(f"{key}.{name}: {where(key, choices)} has no key {name!r}{nearest_of(name, others)}")
+
+
+def with_preset(settings: Settings | DictConfig) -> dict[str, Any]:
+    """A rule's settings, those that are null as its preset says.
+
+    Where there is no such class or preset they are as they were, for building the rule to refuse.
+    """
+    rule = _found(settings.get(TARGET))
+    given = {}
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        with suppress(ValueError):
+            given = rule.preset_settings(settings.get(PRESET))
+    return {str(name): given.get(str(name)) if value is None else value for name, value in settings.items()}
 
 
 def where(key: str, choices: Settings, primary: str = "train") -> str:

@@ -42,7 +42,7 @@ from bio_rl.experiment.progress import ProgressBar
 from bio_rl.experiment.provenance import git_revision, source_hashes, versions
 from bio_rl.experiment.settings import check_settings
 from bio_rl.network import Network
-from bio_rl.rule import Divergence, Rule
+from bio_rl.rule import Divergence, Rule, rule_settings
 from bio_rl.seeding import Stream, derive_seeds
 
 LEARN_TOGETHER, MEMBERS = "agents.learn_together", "agents.Members"
@@ -251,6 +251,9 @@ class Run:
         self.agent = build_agent(config, envs)
         self.added = make_callbacks(config.callbacks)
         self.result["rule_source_sha256"] = source_hashes(_rules(self.agent))
+        self.result["rule_settings"] = {
+            name: rule_settings(network.rule) for name, network in _networks(self.agent).items()
+        }
         self.agent.set_logger(make_logger(config.logging, self.folder.path))
         self.evaluator = Evaluator(config, self.folder.path)
         self._closing.callback(self.evaluator.close)

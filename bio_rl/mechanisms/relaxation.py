@@ -24,6 +24,9 @@ CHECK_EVERY = 2
 GROWTH = 1e4
 """How far a residual may grow beyond the first step's largest: more than any stable network amplifies."""
 
+SMALL = 0.01
+"""A change of a drive whose third power is lost in float32."""
+
 
 class Relaxation(NamedTuple):
     """How a relaxation went, by member.
@@ -137,6 +140,24 @@ class _Moving:
         return max((size / (peak or 1) for size, peak in zip(self.sizes, self.peaks, strict=False)), default=math.nan)
 
 
+class Cautious:
+    """Each sample's step, which is halved where the sample's imbalance has grown.
+
+    Args:
+        step: ``(*members, batch, 1)``, changed in place.
+    """
+
+    def __init__(self, step: Tensor):
+        self.step = step
+        self._distance = torch.full_like(step, torch.inf)
+
+    def heed(self, imbalances: Sequence[Tensor]) -> None:
+        """Look at the imbalances, each ``(*members, batch, o)``, before the step is taken."""
+        norms = [imbalance.norm(dim=-1, keepdim=True) for imbalance in imbalances]
+        previous, self._distance = self._distance, norms[0] if len(norms) == 1 else torch.stack(norms).norm(dim=0)
+        self.step.mul_(torch.where(self._distance > previous, 0.5, 1.0))
+
+
 def largest(network: Network, residuals: Sequence[Tensor]) -> list[list[float]]:
     """Each member's largest absolute entry of each tensor ``(*members, ...)``; NaN where there is one."""
     if network.members:
@@ -179,6 +200,18 @@ def response(
         return torch.minimum(out, inside.add_(6), out=out).div_(6)
     middle = torch.add(activity, activation.gate(change, activity, out=scratch), alpha=0.5, out=scratch)
     return activation.gate(change, middle, out=out)
+
+
+def large_response(
+    activation: Activation, drive: Tensor, activity: Tensor, change: Tensor, *, scratch: Tensor, out: Tensor
+) -> Tensor:
+    """As ``response``, for changes of any size: those that are not small by the difference itself.
+
+    Where they meet, at ``SMALL``, neither is wrong by more than a hundred-thousandth in float32.
+    """
+    small = response(activation, drive, activity, change, scratch=scratch, out=out)
+    moved = activation.forward(torch.add(drive, change, out=scratch), out=scratch).sub_(activity)
+    return torch.where(change.abs() < SMALL, small, moved, out=out)
 
 
 def squared_spectral_norm(weight: Tensor, iterations: int = 5) -> Tensor:

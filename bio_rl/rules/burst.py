@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from bio_rl.layers import Updates
 from bio_rl.mechanisms.arithmetic import outer_product
 from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import at_most, random_feedback
-from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.nudging import Preset, unit_error
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
 from bio_rl.settings import Between, Positive
@@ -42,6 +42,11 @@ class Burst(Rule):
     **What it comes to.** For small signals ``(p - p0) e`` is ``activation' * Y (b - p0 e)_above``: feedback
     alignment, and backprop where Y is the forward weights. Larger ones saturate, p being a probability.
 
+    **How far a nudge can go.** The output's burst probability is a probability: a teaching signal of norm p0 takes it
+    from rest to 0 or, with p0 = 1/2, to 1. Feedback moves bursts alone, never the events that synapses below and
+    above see, so that no nudge, however large, makes activity prospective: what is finite there is the bursts'
+    saturation.
+
     Rates are not negative: e is the activity above the activation's lower bound, so that of ``tanh``
     is ``1 + tanh``, and the shift belongs to the biases. A read-out without lower bound has no rate;
     its neurons count as firing steadily at 1.
@@ -53,9 +58,10 @@ class Burst(Rule):
         learn_cancellation: for ``burstccn``, whether Q begins random and learns to silence the apical dendrite
             from the state that acted. Its update never outweighs the forward one.
         feedback_scale: the size of Y, 1 for that of fresh forward weights.
+        preset: ``limit``, or ``prospective``: the output's bursts between none and all.
 
     Raises:
-        ValueError: an unknown ``form``, a ``baseline`` outside (0, 1/2], a number that is not positive,
+        ValueError: an unknown ``form`` or ``preset``, a ``baseline`` outside (0, 1/2], a number that is not positive,
             ``learn_cancellation`` where nothing cancels, or, from ``Network``, a hidden layer whose
             activity has no lower bound.
     """
@@ -68,6 +74,7 @@ class Burst(Rule):
     # `burstprop` has two.
     separate_phases = False
     nonlocal_scalars = "norm of the output error; where Q learns, of its update"
+    presets: ClassVar = {"prospective": {"nudge": 0.5}}
 
     def __init__(
         self,
@@ -76,6 +83,7 @@ class Burst(Rule):
         baseline: Annotated[float, Between(1e-3, 0.5)] = 0.5,
         learn_cancellation: bool = False,
         feedback_scale: Positive = 1.0,
+        preset: Preset = "limit",
     ):
         super().__init__()
         if learn_cancellation and form == "burstprop":
@@ -85,6 +93,7 @@ class Burst(Rule):
         self.baseline = baseline
         self.learn_cancellation = learn_cancellation
         self.feedback_scale = feedback_scale
+        self.preset = preset
 
     def connect(self, network: Network) -> None:
         self._floors = [_lowest(layer.activation) for layer in network.layers]

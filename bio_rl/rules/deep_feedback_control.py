@@ -1,7 +1,7 @@
 """Deep feedback control: a controller drives the output to its target, and layers learn from its help."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,14 @@ from bio_rl.mechanisms.arithmetic import add_product, nonzero
 from bio_rl.mechanisms.descent import descend, local_updates
 from bio_rl.mechanisms.feedback_weights import matched, random_feedback
 from bio_rl.mechanisms.local_jacobians import jacobian_updates
-from bio_rl.mechanisms.nudging import unit_error
-from bio_rl.mechanisms.relaxation import relax
+from bio_rl.mechanisms.nudging import Preset, unit_error
+from bio_rl.mechanisms.relaxation import Cautious, relax
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
 from bio_rl.settings import Count, Fraction, NotNegative, Positive
 
 Feedback = Literal["learnt", "transpose"]
+State = Literal["free", "controlled"]
 
 
 class DeepFeedbackControl(Rule):
@@ -43,6 +44,11 @@ class DeepFeedbackControl(Rule):
     to noise, as ``jacobian_updates`` says, its updates scaled to the norm of the forward update
     that they go with.
 
+    In the limit of a small nudge it is the same whether synapses and relays see the ``free`` state or the one that
+    control leaves. Strong feedback drives the output all the way (Meulemans et al. 2022): there it is the
+    ``controlled`` state at which slopes relay control and activity is presynaptic, and what is minimised is the
+    control that is needed.
+
     Args:
         feedback: ``learnt``, or ``transpose`` for the forward weights' own, as a reference.
         steps: the most steps of the controller; few of them interpolate between the gradient and
@@ -54,11 +60,14 @@ class DeepFeedbackControl(Rule):
         alpha: the leak, which damps the Gauss-Newton step.
         proportional: the proportional gain as a fraction of the integral one.
         noise: the deviation of the noise on activities from which feedback learns.
+        state: the one that synapses and relays see, ``free`` or ``controlled``.
+        preset: ``limit``, or ``prospective``: a target at a distance of 1, the controlled state, and as many steps as
+            bring the output there.
 
     Memory does not grow with ``steps``.
 
     Raises:
-        ValueError: an unknown ``feedback`` or a number out of its range.
+        ValueError: an unknown ``feedback``, ``state`` or ``preset``, or a number out of its range.
         Divergence: from ``assign``, where control drives the output away from its target.
     """
 
@@ -69,6 +78,7 @@ class DeepFeedbackControl(Rule):
     separate_phases = True
     extra_sweeps = True
     nonlocal_scalars = "norms of the output error, of what control adds (its gain) and of the feedback updates"
+    presets: ClassVar = {"prospective": {"nudge": 1.0, "state": "controlled", "steps": 64}}
 
     def __init__(
         self,
@@ -79,6 +89,8 @@ class DeepFeedbackControl(Rule):
         alpha: NotNegative = 0.1,
         proportional: Fraction = 0.1,
         noise: Positive = 0.01,
+        state: State = "free",
+        preset: Preset = "limit",
     ):
         super().__init__()
         self.feedback = feedback
@@ -89,6 +101,8 @@ class DeepFeedbackControl(Rule):
         self.alpha = alpha
         self.proportional = proportional
         self.noise = noise
+        self.state = state
+        self.preset = preset
 
     def connect(self, network: Network) -> None:
         learning = network.layers[1:] if self.feedback == "learnt" else ()
@@ -102,10 +116,11 @@ class DeepFeedbackControl(Rule):
     def assign(self, network: Network, trace: Trace, output_error: Tensor) -> Updates:
         direction, size = unit_error(output_error)
         feedback = self.feedback_weights(network)
-        plant = _Plant(network, trace, feedback)
+        plant = _Plant(network, trace, feedback, relays_follow=self.state == "controlled")
         control = self._control(network, plant, direction.mul_(-self.nudge))
         signal = control.mul_(size.div_(-self.nudge))
-        updates = local_updates(network, trace, descend(network, trace, signal, reversed(feedback)))
+        seen = Trace([trace.activities[0], *plant.relays])
+        updates = local_updates(network, seen, descend(network, seen, signal, reversed(feedback)))
         learning = jacobian_updates(self, network, trace.activities, list(self.weights), self.noise)
         for weight, layer, update in zip(self.weights, network.layers[1:], learning, strict=False):
             updates[weight] = matched(update, updates[layer.weight])
@@ -118,14 +133,12 @@ class DeepFeedbackControl(Rule):
         that is too much, and a sample's imbalance grows, that sample's gain is halved.
         """
         gain = 0.5 / (1 + self.alpha + plant.loop_gain(step))
-        distance = torch.full_like(gain, torch.inf)
+        cautious = Cautious(gain)
         integral, control, imbalance = (torch.zeros_like(step) for _ in range(3))
 
         def sweep() -> Sequence[Tensor]:
-            nonlocal distance
             torch.sub(step, plant.response, out=imbalance).sub_(control, alpha=self.alpha)
-            previous, distance = distance, imbalance.norm(dim=-1, keepdim=True)
-            gain.mul_(torch.where(distance > previous, 0.5, 1.0))
+            cautious.heed([imbalance])
             integral.addcmul_(gain, imbalance)
             torch.addcmul(integral, gain, imbalance, value=self.proportional, out=control)
             plant.drive(control)
@@ -133,7 +146,9 @@ class DeepFeedbackControl(Rule):
 
         # The imbalance is the output layer's, where the controller sits.
         last = len(plant.layers)
-        relax(network, "deep_feedback_control", sweep, lambda: [control], self.steps, self.tolerance, last)
+        relax(
+            network, "deep_feedback_control", sweep, lambda: [control, *plant.moving], self.steps, self.tolerance, last
+        )
         return control
 
 
@@ -143,16 +158,21 @@ class _Plant:
     Args:
         network, trace: as for ``Rule.assign``.
         feedback: as for ``descend``.
+        relays_follow: whether the slopes by which layers relay control follow their activity.
 
     Attributes:
+        relays: the activities at which layers relay control, one ``(*members, batch, o)`` a layer.
+        moving: those of them that control moves.
         response: the change of the output, ``(*members, batch, out)``.
     """
 
-    def __init__(self, network: Network, trace: Trace, feedback: Sequence[Tensor]):
+    def __init__(self, network: Network, trace: Trace, feedback: Sequence[Tensor], relays_follow: bool = False):
         self.layers = network.layers
         self.weights = [layer.weight.mT for layer in network.layers]
         self.feedback = feedback
         self.free = trace.activities[1:]
+        self.relays = [free.clone() for free in self.free] if relays_follow else self.free
+        self.moving = self.relays if relays_follow else []
         self.drives = [layer.drive(pre) for layer, pre in zip(network.layers, trace.activities, strict=False)]
         self.added = [torch.empty_like(free) for free in self.free]
         self.changes = [torch.empty_like(free) for free in self.free]
@@ -160,10 +180,10 @@ class _Plant:
 
     def send(self, control: Tensor) -> None:
         """Leave in ``added`` what a control ``(*members, batch, out)`` adds to each layer's drive."""
-        self.layers[-1].activation.gate(control, self.free[-1], out=self.added[-1])
+        self.layers[-1].activation.gate(control, self.relays[-1], out=self.added[-1])
         for index in range(len(self.layers) - 1, 0, -1):
             signal = torch.matmul(self.added[index], self.feedback[index - 1], out=self.added[index - 1])
-            self.layers[index - 1].activation.gate(signal, self.free[index - 1], out=signal)
+            self.layers[index - 1].activation.gate(signal, self.relays[index - 1], out=signal)
 
     def loop_gain(self, control: Tensor) -> Tensor:
         """``|Q u|^2 / |u|^2`` of each sample, ``(*members, batch, 1)``; 0 where the control u is 0."""
@@ -181,4 +201,6 @@ class _Plant:
                 add_product(added, self.changes[index - 1], self.weights[index], out=added)
             torch.add(self.drives[index], added, out=change)
             layer.activation.forward(change, out=change)
+            if self.moving:
+                self.moving[index].copy_(change)
             change -= self.free[index]

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from bio_rl.layers import Dense, Updates
 from bio_rl.mechanisms.arithmetic import outer_product
 from bio_rl.mechanisms.feedback_weights import at_most, random_feedback
-from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.nudging import Preset, held, unit_error
 from bio_rl.mechanisms.relaxation import largest
 from bio_rl.network import Network
 from bio_rl.rule import Divergence, Rule, Trace
-from bio_rl.settings import Between, Count, Positive
+from bio_rl.settings import Between, Count, Fraction, Positive
 
 Dynamics = Literal["steady", "continuous"]
 Start = Literal["self_predicting", "random"]
@@ -68,9 +68,15 @@ class DendriticMicrocircuit(Rule):
         duration: for ``continuous``, how long, in membrane time constants.
         time_step: for ``continuous``, Euler's step, in membrane time constants.
         feedback_scale: the size of the feedback weights, 1 for that of fresh forward weights.
+        clamping: the share of the target in the output's somata, from 0, where the current stays whatever the basal
+            potential does, to 1; ``g_som / (g_lk + g_B + g_som)`` in Sacramento et al. 2018, of which ``nudge /
+            clamping`` is the target's distance.
+        preset: ``limit``, or ``prospective``: the paper's teaching conductance, to a target at a distance of 1, and
+            as many rounds as settle.
 
     Raises:
-        ValueError: an unknown ``start`` or ``dynamics``, ``somatic`` outside (0, 1), or a number that is not positive.
+        ValueError: an unknown ``start``, ``dynamics`` or ``preset``, a ``clamping`` outside [0, 1], ``somatic``
+            outside (0, 1), or a number that is not positive.
         Divergence: from ``backward``, where potentials are not finite, or in time have not come to rest.
     """
 
@@ -82,6 +88,7 @@ class DendriticMicrocircuit(Rule):
     extra_sweeps = True
     ngrad = "space"
     nonlocal_scalars = "norms of the output error and of the inhibitory and feedback updates"
+    presets: ClassVar = {"prospective": {"nudge": 0.42, "clamping": 0.42, "rounds": 16}}
 
     def __init__(
         self,
@@ -95,6 +102,8 @@ class DendriticMicrocircuit(Rule):
         duration: Annotated[float, Between(1e-3, 1e4)] = 20.0,
         time_step: Annotated[float, Between(1e-4, 1)] = 0.1,
         feedback_scale: Positive = 1.0,
+        clamping: Fraction = 0.0,
+        preset: Preset = "limit",
     ):
         super().__init__()
         self.nudge = nudge
@@ -107,6 +116,8 @@ class DendriticMicrocircuit(Rule):
         self.duration = duration
         self.time_step = time_step
         self.feedback_scale = feedback_scale
+        self.clamping = clamping
+        self.preset = preset
 
     def connect(self, network: Network) -> None:
         above = network.layers[1:]
@@ -146,7 +157,8 @@ class DendriticMicrocircuit(Rule):
         basal, soma = list(acting), list(acting)
         inputs = [current] * len(layers)  # what each soma adds to its basal potential
         for _ in range(self.rounds):
-            soma[-1] = basal[-1] + current
+            inputs[-1] = held(current, self.clamping, basal[-1] - acting[-1])
+            soma[-1] = basal[-1] + inputs[-1]
             for index in reversed(hidden):
                 interneuron = self._interneuron(index, activities, soma)
                 inputs[index] = self.apical_potential(network, index, soma[index + 1], interneuron).mul_(self.apical)
@@ -154,6 +166,8 @@ class DendriticMicrocircuit(Rule):
             for index, layer in enumerate(layers):
                 if index:
                     basal[index] = layer.drive(activities[index])
+                if layer is layers[-1]:
+                    inputs[index] = held(current, self.clamping, basal[index] - acting[index])
                 soma[index] = basal[index] + inputs[index]
                 activities[index + 1] = layer.activation.forward(soma[index])
         for member, potentials in enumerate(largest(network, soma)):
@@ -171,7 +185,7 @@ class DendriticMicrocircuit(Rule):
             goals = [layer.drive(pre) for layer, pre in zip(layers, activities[:-1], strict=True)]
             for i in hidden:
                 goals[i].add_(self.apical_potential(network, i, soma[i + 1], interneurons[i]), alpha=self.apical)
-            goals[-1].add_(current)
+            goals[-1].add_(held(current, self.clamping, goals[-1] - acting[-1]))
             if step in (1, steps):
                 speeds.append(largest(network, [goal - u for goal, u in zip(goals, soma, strict=True)]))
             expected = [self._interneuron(i, activities, soma) for i in hidden]

@@ -1,7 +1,7 @@
 """Equilibrium propagation: a network that settles learns by how a nudge moves where it settles."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +9,16 @@ from torch import Tensor, nn
 from bio_rl.layers import Dense, Updates
 from bio_rl.mechanisms.arithmetic import add_product
 from bio_rl.mechanisms.feedback_weights import learn_alike, random_feedback
-from bio_rl.mechanisms.nudging import unit_error
-from bio_rl.mechanisms.relaxation import relax, response, squared_spectral_norm
+from bio_rl.mechanisms.nudging import Preset, held, unit_error
+from bio_rl.mechanisms.relaxation import Cautious, large_response, relax, response, squared_spectral_norm
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
 from bio_rl.settings import Between, Count, Fraction, NotNegative, Positive
 
 Nudging = Literal["symmetric", "one_sided"]
 Feedback = Literal["tied", "learnt"]
+FINITE = 0.1
+"""The nudge from which activities change by more than what ``response`` is made for."""
 
 
 class EquilibriumPropagation(Rule):
@@ -43,6 +45,12 @@ class EquilibriumPropagation(Rule):
     ``kappa / |W_(l+1)|^2`` where the spectral norm exceeds 1: the loop gain stays below ``kappa``
     as weights grow. k_l counts as a constant where gradients are concerned.
 
+    **Clamped.** With ``clamping`` c the output is held to a target ``nudge / c`` away from it along -d by a spring,
+    as a squared distance times c would hold it (Scellier & Bengio 2017, section 2): the force ``- nudge * d - c *
+    (change of the output)`` takes the place of ``- nudge * d``, so that activity goes no further than it has to,
+    however large the read-out's weights are. The force itself follows the output with a time constant, without which
+    a stiff spring would make it swing.
+
     The nudged phase is run in deviations from the free one: in float32, and after k_l has
     weakened them layer by layer, the difference of two states would be noise.
 
@@ -60,10 +68,15 @@ class EquilibriumPropagation(Rule):
         tolerance: a phase ends when no drive moves by more than this fraction of its layer's largest.
             Loose values make what the agent does depend on who shares its batch.
         decay: for ``learnt``, decay in proportion to a synapse's own update.
+        clamping: for ``one_sided``, the stiffness of the spring that holds the output to its target, up to 1; 0 for a
+            constant force. The other sign's spring would push away, without end.
+        preset: ``limit``, or ``prospective``: ``one_sided``, to a target at a distance of 1, as in Scellier & Bengio
+            2017.
 
     Raises:
-        ValueError: unknown ``nudging`` or ``feedback``, ``steps`` below 1, ``kappa`` outside (0, 0.25),
-            a ``nudge`` or ``tolerance`` that is not positive, or a negative ``decay``.
+        ValueError: unknown ``nudging``, ``feedback`` or ``preset``, ``steps`` below 1, ``kappa`` outside (0, 0.25), a
+            ``clamping`` outside [0, 1] or with ``symmetric``, a ``nudge`` or ``tolerance`` that is not positive, or a
+            negative ``decay``.
         Divergence: from ``forward`` and ``assign``, where a phase does not settle.
     """
 
@@ -78,6 +91,7 @@ class EquilibriumPropagation(Rule):
     separate_phases = True
     extra_sweeps = True
     nonlocal_scalars = "norm of the output error; spectral norm of the weights above"
+    presets: ClassVar = {"prospective": {"nudging": "one_sided", "nudge": 1.0, "clamping": 1.0, "steps": 100}}
 
     def __init__(
         self,
@@ -88,8 +102,12 @@ class EquilibriumPropagation(Rule):
         steps: Count = 30,
         tolerance: Fraction = 1e-6,
         decay: NotNegative = 0.3,
+        clamping: Fraction = 0.0,
+        preset: Preset = "limit",
     ):
         super().__init__()
+        if clamping > 0 and nudging == "symmetric":
+            raise ValueError("clamping needs nudging 'one_sided': 'symmetric' has a phase whose spring would push away")
         self.nudging = nudging
         self.feedback = feedback
         self.kappa = kappa
@@ -97,6 +115,8 @@ class EquilibriumPropagation(Rule):
         self.steps = steps
         self.tolerance = tolerance
         self.decay = decay
+        self.clamping = clamping
+        self.preset = preset
 
     def connect(self, network: Network) -> None:
         layers = network.layers[1:] if self.feedback == "learnt" else ()
@@ -157,18 +177,19 @@ class EquilibriumPropagation(Rule):
         updates = readout.outer(states[-1], output_delta)
         if hidden:
             direction, size = unit_error(output_delta)
-            push = readout.feedback(direction, self.feedback_weights(network)[-1]).mul_(-self.nudge)
-            updates |= self._contrast(network, trace, push, size)
+            updates |= self._contrast(network, trace, direction, size)
         for layer, backward in zip(network.layers[1:], self.backward, strict=False):
             learn_alike(updates, layer.weight, backward, self.decay)
         return updates
 
-    def _contrast(self, network: Network, trace: Trace, push: Tensor, size: Tensor) -> Updates:
+    def _contrast(self, network: Network, trace: Trace, direction: Tensor, size: Tensor) -> Updates:
         """The hidden layers' updates: the change of ``dE/dW`` from one phase to the other, over the nudge."""
         count = len(network.layers) - 1
         states, strengths = trace.activities[: count + 1], trace.extra[count:]
         feedback = self._scaled_feedback(network, strengths)
-        changes = self._nudged(network, trace, feedback, push)
+        push = network.layers[-1].feedback(direction, self.feedback_weights(network)[-1]).mul_(-self.nudge)
+        spring = _Spring(self, network, trace, direction) if self.clamping else None
+        changes = self._nudged(network, trace, feedback, push, spring)
         if self.nudging == "symmetric":
             opposite = self._nudged(network, trace, feedback, push.neg_())
             spread = [change - other for change, other in zip(changes, opposite, strict=True)]
@@ -193,17 +214,24 @@ class EquilibriumPropagation(Rule):
                 scale = scale / strengths[index - 1]
         return updates
 
-    def _nudged(self, network: Network, trace: Trace, feedback: Sequence[Tensor], push: Tensor) -> list[Tensor]:
+    def _nudged(
+        self,
+        network: Network,
+        trace: Trace,
+        feedback: Sequence[Tensor],
+        push: Tensor,
+        spring: "_Spring | None" = None,
+    ) -> list[Tensor]:
         """How far each hidden activity settles from its free state when ``push`` joins the last one's drive."""
         hidden = network.layers[:-1]
         free, states = trace.extra[: len(hidden)], trace.activities[1:-1]
         changes, scratch = [*map(torch.zeros_like, free)], [*map(torch.empty_like, free)]
 
         def respond(index: int, drive: Tensor) -> None:
-            activation = hidden[index].activation
-            response(activation, free[index], states[index], drive, scratch=scratch[index], out=changes[index])
+            to = response if self.nudge < FINITE else large_response
+            to(hidden[index].activation, free[index], states[index], drive, scratch=scratch[index], out=changes[index])
 
-        if len(hidden) == 1:  # there at once
+        if len(hidden) == 1 and spring is None:  # there at once
             respond(0, push)
             return changes
         weights = [layer.weight.mT for layer in hidden]
@@ -214,14 +242,14 @@ class EquilibriumPropagation(Rule):
                 moved[index], drives[index] = drives[index], moved[index]
                 drive = drives[index]
                 if index + 1 == len(hidden):
-                    drive.copy_(push)
+                    drive.copy_(push if spring is None else spring.push())
                 else:
                     torch.matmul(changes[index + 1], feedback[index], out=drive)
                 if index:
                     add_product(drive, changes[index - 1], weights[index], out=drive)
                 moved[index] -= drive
                 respond(index, drive)
-            return moved
+            return moved if spring is None else [*moved, spring.follow(changes[-1])]
 
         relax(network, "equilibrium_propagation", sweep, lambda: changes, self.steps, self.tolerance)
         return changes
@@ -238,6 +266,37 @@ class EquilibriumPropagation(Rule):
     def _scaled_feedback(self, network: Network, strengths: Sequence[Tensor]) -> list[Tensor]:
         weights = self.feedback_weights(network)
         return [weight * strength for weight, strength in zip(weights, strengths, strict=False)]
+
+
+class _Spring:
+    """What holds the output to its target: a force on it, and what that is in the last hidden layer's drives.
+
+    Args:
+        rule, network, trace: the rule, and as for its ``assign``.
+        direction: d.
+    """
+
+    def __init__(self, rule: EquilibriumPropagation, network: Network, trace: Trace, direction: Tensor):
+        self.readout = network.layers[-1]
+        self.feedback = rule.feedback_weights(network)[-1]
+        self.pull, self.clamping = direction * -rule.nudge, rule.clamping
+        self.force = self.pull.clone()
+        # How far the output follows a force: what steps must not exceed the inverse of.
+        down = self.readout.feedback(direction, self.feedback)
+        felt = network.layers[-2].activation.gate(down, trace.activities[-2])
+        gain = (torch.matmul(felt, self.readout.weight.mT) * direction).sum(-1, keepdim=True)
+        self.cautious = Cautious(1 / (1 + self.clamping * gain.clamp_min(0)))
+
+    def push(self) -> Tensor:
+        """What joins the last hidden layer's drives, ``(*members, batch, o)``."""
+        return self.readout.feedback(self.force, self.feedback)
+
+    def follow(self, change: Tensor) -> Tensor:
+        """Let the force follow the last hidden layer's change; returns what it lacked."""
+        lack = held(self.pull, self.clamping, torch.matmul(change, self.readout.weight.mT)) - self.force
+        self.cautious.heed([lack])
+        self.force.addcmul_(lack, self.cautious.step)
+        return lack
 
 
 def _bias_row(layer: Dense) -> Tensor:

@@ -1,6 +1,7 @@
 """Segregated dendrites: an apical plateau potential before and after the output is taught."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from bio_rl.layers import Updates
 from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import random_feedback
-from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.nudging import Preset, unit_error
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
 from bio_rl.settings import Positive
@@ -34,14 +35,20 @@ class SegregatedDendrites(Rule):
     phase over the batch. A sample's update so depends on its batch (but not on its size, nor on the loss's
     scale); a batch of one is its own centre and sits where the sigmoid is steepest.
 
+    **How far a nudge can go.** The paper teaches the output all the way, and its plateaus have a slope of 1. Both
+    phases' basal
+    synapses see the activity of the first, whatever the nudge: activity is not prospective, and what is finite is
+    that plateaus saturate.
+
     Args:
         nudge: the norm of each sample's teaching current, whatever its error's size.
         slope: the plateau's, per unit of apical potential.
         centred: whether the plateau adapts to the batch's mean apical potential; else its centre is 0, as in the paper.
         feedback_scale: the size of Y, 1 for that of fresh forward weights.
+        preset: ``limit``, or ``prospective``: an output taught to a distance of 1, and the paper's slope.
 
     Raises:
-        ValueError: a number that is not positive.
+        ValueError: an unknown ``preset``, or a number that is not positive.
     """
 
     paper = "Guerguiev, Lillicrap & Richards 2017, Towards deep learning with segregated dendrites"
@@ -51,15 +58,22 @@ class SegregatedDendrites(Rule):
     ngrad = "space"
     separate_phases = True
     nonlocal_scalars = "norm of the output error, mean of the apical potential over the batch"
+    presets: ClassVar = {"prospective": {"nudge": 1.0, "slope": 1.0}}
 
     def __init__(
-        self, nudge: Positive = 0.5, slope: Positive = 0.01, centred: bool = True, feedback_scale: Positive = 1.0
+        self,
+        nudge: Positive = 0.5,
+        slope: Positive = 0.01,
+        centred: bool = True,
+        feedback_scale: Positive = 1.0,
+        preset: Preset = "limit",
     ):
         super().__init__()
         self.nudge = nudge
         self.slope = slope
         self.centred = centred
         self.feedback_scale = feedback_scale
+        self.preset = preset
 
     def connect(self, network: Network) -> None:
         self.feedback = nn.ParameterList(

@@ -1,7 +1,7 @@
 """Target propagation: layers are told what to do, not what they did wrong."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from bio_rl.mechanisms.arithmetic import outer_product
 from bio_rl.mechanisms.descent import local_updates
 from bio_rl.mechanisms.feedback_weights import matched, random_feedback
 from bio_rl.mechanisms.local_jacobians import jacobian_updates
-from bio_rl.mechanisms.nudging import unit_error
+from bio_rl.mechanisms.nudging import Preset, unit_error
 from bio_rl.network import Network
 from bio_rl.rule import Rule, Trace
 from bio_rl.settings import NotNegative, Positive
@@ -40,6 +40,9 @@ class TargetPropagation(Rule):
 
     Feedback updates are scaled to the norm of the forward update that they go with.
 
+    **How far a nudge can go.** Only ``dtp`` knows: its targets pass nonlinear inverses. The other two carry a
+    distance down linearly, so that a target twice as far off teaches the same.
+
     Args:
         variant: one of the three.
         noise: the deviation of the noise on activities from which feedback learns.
@@ -47,9 +50,10 @@ class TargetPropagation(Rule):
             a difference linearly, so that its size says nothing.
         damping: for ``ddtp_linear``, the decay of the feedback weights, which is added to the
             eigenvalues that they invert.
+        preset: ``limit``, or ``prospective``: ``dtp`` with a target at a distance of 1.
 
     Raises:
-        ValueError: an unknown ``variant``, or a number that is not positive (``damping``: negative).
+        ValueError: an unknown ``variant`` or ``preset``, or a number that is not positive (``damping``: negative).
     """
 
     paper = "Lee et al. 2015, Difference target propagation; Meulemans et al. 2020; Ernoult et al. 2022"
@@ -59,9 +63,15 @@ class TargetPropagation(Rule):
     separate_phases = True
     extra_sweeps = True
     nonlocal_scalars = "norms of the output error and of the feedback updates"
+    presets: ClassVar = {"prospective": {"variant": "dtp", "nudge": 1.0}}
 
     def __init__(
-        self, variant: Variant = "local", noise: Positive = 0.1, nudge: Positive = 0.1, damping: NotNegative = 0.1
+        self,
+        variant: Variant = "local",
+        noise: Positive = 0.1,
+        nudge: Positive = 0.1,
+        damping: NotNegative = 0.1,
+        preset: Preset = "limit",
     ):
         super().__init__()
         self.variant = variant
@@ -69,6 +79,7 @@ class TargetPropagation(Rule):
         self.noise = noise
         self.nudge = nudge
         self.damping = damping
+        self.preset = preset
 
     def connect(self, network: Network) -> None:
         pathways = {"local": _LocalJacobians, "dtp": _Inverses, "ddtp_linear": _DirectInverses}

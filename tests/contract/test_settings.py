@@ -42,11 +42,19 @@ def test_a_wrong_value_is_one_line_that_names_rule_setting_and_value(name, setti
         assert "\n" not in message
 
 
+NEEDS = {
+    ("gated", "window"): lambda value: {"period": value},
+    ("gated", "period"): lambda value: {"window": 1},
+    ("equilibrium_propagation", "clamping"): lambda value: {"nudging": "one_sided"},
+}
+"""What another setting must be for a value to be one that the rule can have."""
+
+
 @pytest.mark.parametrize(("name", "setting", "kind"), settings())
 def test_both_ends_of_a_range_are_taken(name, setting, kind):
     if get_origin(kind) is Annotated:
         for value in get_args(kind)[1]:
-            others = {"period": value} if setting == "window" else {"window": 1} if setting == "period" else {}
+            others = NEEDS.get((name, setting), lambda value: {})(value)
             assert getattr(make_rule(name, **{setting: value, **others}), setting) == value
 
 
