@@ -24,7 +24,7 @@ CHECK_EVERY = 2
 GROWTH = 1e4
 """How far a residual may grow beyond the first step's largest: more than any stable network amplifies."""
 
-SMALL = 0.01
+SMALL = 0.003
 """A change of a drive whose third power is lost in float32."""
 
 
@@ -207,7 +207,7 @@ def large_response(
 ) -> Tensor:
     """As ``response``, for changes of any size: those that are not small by the difference itself.
 
-    Where they meet, at ``SMALL``, neither is wrong by more than a hundred-thousandth in float32.
+    Where they meet, at ``SMALL``, neither is wrong by more than some hundred-thousandths in float32.
     """
     small = response(activation, drive, activity, change, scratch=scratch, out=out)
     moved = activation.forward(torch.add(drive, change, out=scratch), out=scratch).sub_(activity)
