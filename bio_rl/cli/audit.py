@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -57,8 +57,7 @@ def _maker(name: str, own: Mapping[str, Path]) -> Callable[[], Rule]:
     """What makes a fresh rule of that name, with the settings of its file."""
     if name in own:
         class_of(own[name])
-        settings = OmegaConf.load(own[name])
-        assert isinstance(settings, DictConfig)  # it has a _target_
+        settings: Mapping[str, Any] = OmegaConf.load(own[name])  # type: ignore[assignment]  # it has a _target_
         return partial(instantiate, with_preset(settings))
     if ":" not in name and name not in rule_names():
         known = (*rule_names(), *own)

@@ -28,8 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import bio_rl
 from bio_rl.cli.errors import UserError, first_line, nearest, nearest_of
-from bio_rl.cli.schema import as_text, check_values, is_open, unknown_keys, where, with_preset
-from bio_rl.settings import PRESET
+from bio_rl.cli.schema import as_text, check_values, fill_presets, is_open, unknown_keys, where
 
 CONFIG = "train"
 REMOVABLE = ("experiment", "tuned")
@@ -132,9 +131,7 @@ def resolved(config: DictConfig) -> DictConfig:
     OmegaConf.to_container(config, resolve=True)
     with read_write(config):
         OmegaConf.resolve(config)
-        for key in ("rule", "critic_rule"):
-            if isinstance(config.get(key), DictConfig) and PRESET in config[key]:
-                config[key] = with_preset(config[key])
+        fill_presets(config)
     return config
 
 
@@ -421,7 +418,8 @@ class _Composer:
 
     def _reference(self, choices: Mapping[str, Any]) -> dict[str, Any]:
         """Our own keys with their defaults, and those of the files that were chosen for what takes arguments."""
-        chosen = self._chosen(choices)
+        chosen = dict(self._chosen(choices))
+        fill_presets(chosen)
         return self._shipped(()) | {group: chosen[group] for group in ARGUMENTS}
 
     def _chosen(self, choices: Mapping[str, Any]) -> dict[str, Any]:

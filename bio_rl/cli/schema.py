@@ -1,11 +1,8 @@
 """What a config may hold: our own keys with their types, and for every object what its constructor takes."""
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
-
-from omegaconf import DictConfig
 
 from bio_rl.cli.errors import UserError, nearest_of
 from bio_rl.names import argument_names
@@ -17,6 +14,7 @@ Settings = Mapping[str, Any]
 TARGET = "_target_"
 MARKS = (TARGET, "_partial_", "_args_", "_convert_", "_recursive_")
 """What Hydra itself reads in an object's settings."""
+RULES = ("rule", "critic_rule")
 SUPPLIED = {
     "agent": {
         "env": "env",
@@ -94,17 +92,30 @@ def check_arguments(config: Settings, choices: Settings) -> None:
                 raise UserError(f"{key}.{name}: {where(key, choices)} has no key {name!r}{nearest_of(name, others)}")
 
 
-def with_preset(settings: Settings | DictConfig) -> dict[str, Any]:
+def fill_presets(config: MutableMapping[str, Any]) -> None:
+    """Put values in the place of what a config leaves to the presets of its rules."""
+    for key in RULES:
+        if isinstance(config.get(key), Mapping):
+            config[key] = with_preset(config[key])
+
+
+def with_preset(settings: Settings) -> dict[str, Any]:
     """A rule's settings, those that are null as its preset says.
 
-    Where there is no such class or preset they are as they were, for building the rule to refuse.
+    Where its class cannot be found they are as they were; building it explains why.
+
+    Raises:
+        UserError: a preset that the rule does not have.
     """
-    rule = _found(settings.get(TARGET))
-    given = {}
+    if PRESET not in settings:
+        return dict(settings)
+    rule, given = _found(settings.get(TARGET)), {}
     if isinstance(rule, type) and issubclass(rule, Rule):
-        with suppress(ValueError):
-            given = rule.preset_settings(settings.get(PRESET))
-    return {str(name): given.get(str(name)) if value is None else value for name, value in settings.items()}
+        try:
+            given = rule.preset_settings(settings[PRESET])
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    return {name: given.get(name) if value is None else value for name, value in settings.items()}
 
 
 def where(key: str, choices: Settings, primary: str = "train") -> str:
@@ -124,7 +135,7 @@ def as_text(value: Any) -> str:
 
 def _objects(config: Settings) -> Iterator[tuple[str, Settings, Callable[..., Any] | None]]:
     """What is built of a config: where its arguments stand, these, and what takes them, if that can be found."""
-    for key in ("agent", "rule", "critic_rule"):
+    for key in ("agent", *RULES):
         if isinstance(config[key], Mapping):
             yield key, config[key], _found(config[key].get(TARGET))
     yield "optimizer", config["optimizer"], _optimizer(config["optimizer"]["name"])

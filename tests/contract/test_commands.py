@@ -18,6 +18,7 @@ import yaml
 
 from bio_rl.cli import main
 from bio_rl.cli.configs import config_folder
+from bio_rl.cli.schema import with_preset
 from bio_rl.rules import rule_class, rule_names
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_rule"
@@ -146,7 +147,7 @@ def test_tuned_settings_yield_to_the_command_line() -> None:
 
 @pytest.mark.parametrize("name", rule_names())
 def test_a_rules_config_holds_every_setting_at_its_default(name: str) -> None:
-    settings = yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text())
+    settings = with_preset(yaml.safe_load((CONF / "rule" / f"{name}.yaml").read_text()))
     target = settings.pop("_target_")
     assert target == f"bio_rl.rules.{rule_class(name).__name__}"
     parameters = inspect.signature(rule_class(name)).parameters.values()

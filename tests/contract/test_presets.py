@@ -17,6 +17,7 @@ from bio_rl.rules import rule_class, rule_names
 
 NUDGING = [name for name in rule_names() if rule_class(name).presets]
 WORDS = ["limit", "prospective"]
+SMALL = ("env.timesteps=64", "env.n_envs=2", "agent.n_steps=16", "evaluation.episodes=1", "hydra.run.dir=run")
 
 
 def defaults(kind):
@@ -91,8 +92,8 @@ def test_a_sweep_over_presets_leaves_a_folder_for_each_and_says_what_ran(train):
     [
         ("rule=burst rule.preset=prospctive", "Burst: preset must be one of limit, prospective, not 'prospctive'"),
         ("rule=burst rule.preset=1", "Burst: preset must be one of limit, prospective, not 1"),
-        ("rule=burst rule.preset=null", "rule.preset must be text, as in rule.preset=limit"),
-        ("rule=burst ~rule.preset", "Burst: nudge must be a number"),
+        ("rule=burst rule.preset=null", "Burst: preset must be one of limit, prospective, not None"),
+        ("rule=burst ~rule.preset", "rule.nudge=null: rule.nudge must be a number, as in rule.nudge=0.1"),
         ("rule=backprop rule.preset=limit", "rule (rule/backprop.yaml) has no key 'preset'"),
         ("rule=burst rule.presets=limit", "did you mean 'preset'"),
         ("rule=burst critic_rule=pepita critic_rule.preset=limit", "(rule/pepita.yaml) has no key 'preset'"),
@@ -174,7 +175,7 @@ def test_a_rule_of_ones_own_has_presets_in_its_file(train, monkeypatch):
     monkeypatch.syspath_prepend(Path("own").resolve())
     own = ("--config-dir", "own")
     assert main(["audit", "bold_rule", *own]) == 0
-    assert main(["train", *own, "rule=bold_rule", "rule.preset=bold", "env.timesteps=64", "hydra.run.dir=run"]) == 0
+    assert main(["train", *own, "rule=bold_rule", "rule.preset=bold", *SMALL]) == 0
     result = json.loads(Path("run/result.json").read_text())
     assert result["rule_settings"]["actor"] == {"feedback_scale": 3.0, "preset": "bold"}
 
