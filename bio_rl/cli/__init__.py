@@ -24,6 +24,7 @@ commands:
   play    watch a trained agent: bio-rl play RUN_FOLDER [--video FILE.mp4]
   rules   the credit-assignment rules and their properties [--json] [--config-dir DIR]
   audit   what their updates depend on, measured: bio-rl audit [RULE ...] [--json] [--config-dir DIR]
+  inspect how a run learnt, in pictures: bio-rl inspect RUN_FOLDER [--html FILE] [--config-dir DIR]
 
 bio-rl COMMAND --help says more, bio-rl --version which this is.
 """
@@ -144,4 +145,24 @@ def _audit(arguments: list[str]) -> int:
     return 1 if say_contradictions(rows) else 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": _train, "play": _play, "rules": _rules, "audit": _audit}
+def _inspect(arguments: list[str]) -> int:
+    parser = _Parser(prog="bio-rl inspect", description="How a run learnt: its returns and what happened on the way.")
+    parser.add_argument("run_folder", type=Path, help="the folder of a run, finished or not")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that opens in any browser")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="your own rules, by their files in DIR/rule/, are run to be seen"
+    )
+    options = parser.parse_args(arguments)
+
+    from bio_rl.cli.inspect import inspect
+
+    return inspect(options.run_folder, options.html, options.config_dir)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "play": _play,
+    "rules": _rules,
+    "audit": _audit,
+    "inspect": _inspect,
+}

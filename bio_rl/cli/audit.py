@@ -34,6 +34,7 @@ COLUMNS = {
 """What an update may depend on: its heading, and its meaning."""
 MARKS = {True: "✓", False: "·", "values": "✓", "signs": "±", "none": "·"}
 DECLARED = {True: "(✓)", False: "(·)", None: "(?)"}
+LEGEND = "What an update moves with: ✓ yes, ± by signs only, · no, (✓) only declared"
 WORDS = {True: "yes", False: "no"}
 
 
@@ -50,7 +51,7 @@ def audits(names: Sequence[str], config_dir: Path | None = None) -> list[dict[st
     torch.set_num_threads(1)  # the networks are small
     own = own_rules(config_dir)
     makers = {name: _maker(name, own) for name in names or (*rule_names(), *own)}
-    return [_row(name, make) for name, make in makers.items()]
+    return [audit_row(name, make) for name, make in makers.items()]
 
 
 def _maker(name: str, own: Mapping[str, Path]) -> Callable[[], Rule]:
@@ -68,7 +69,12 @@ def _maker(name: str, own: Mapping[str, Path]) -> Callable[[], Rule]:
         raise UserError(f"{name}: {first_line(error)}") from error
 
 
-def _row(name: str, make: Callable[[], Rule]) -> dict[str, Any]:
+def audit_row(name: str, make: Callable[[], Rule]) -> dict[str, Any]:
+    """One rule's findings, as in ``audits``.
+
+    Raises:
+        UserError: the rule cannot be made or run.
+    """
     try:
         rule = make()
         findings = audit(make)
@@ -82,20 +88,31 @@ def _row(name: str, make: Callable[[], Rule]) -> dict[str, Any]:
     }
 
 
+def marks(row: dict[str, Any]) -> list[str]:
+    """A rule's findings as marks, in the order of ``COLUMNS``."""
+    measured = [MARKS[row["measured"][key]] for key in COLUMNS if key in row["measured"]]
+    return measured + [DECLARED[value] for value in row["declared"].values()]
+
+
+def headings() -> dict[str, str]:
+    """The headings of ``COLUMNS`` in one line each, and what they mean."""
+    return {head.replace("-\n", "").replace("\n", " ").strip(): meaning for head, meaning in COLUMNS.values()}
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     """The same for people, in 80 columns; contradictions are left to ``say_contradictions``."""
     table = Table("\nrule", box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     legend = Table.grid(padding=(0, 2, 0, 0))
     table.columns[0].overflow = "fold"
-    for heading, meaning in COLUMNS.values():
+    for heading, _ in COLUMNS.values():
         table.add_column(heading, no_wrap=True)
-        legend.add_row(heading.replace("-\n", "").replace("\n", " ").strip(), meaning)
+    for heading, meaning in headings().items():
+        legend.add_row(heading, meaning)
     for row in rows:
-        measured = (MARKS[row["measured"][key]] for key in COLUMNS if key in row["measured"])
-        table.add_row(row["name"], *measured, *(DECLARED[value] for value in row["declared"].values()))
+        table.add_row(row["name"], *marks(row))
     console = Console(highlight=False)
     console.print(table)
-    console.print("\nWhat an update moves with: ✓ yes, ± by signs only, · no, (✓) only declared")
+    console.print(f"\n{LEGEND}")
     console.print(legend)
 
 

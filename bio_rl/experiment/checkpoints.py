@@ -20,6 +20,8 @@ def save_model(agent: BaseAlgorithm, folder: Path) -> None:
 class Checkpoints:
     """The folder ``checkpoints/`` of a run: ``last``, ``best`` and, where all are kept, each by its timesteps.
 
+    Beside them lies what is kept whatever is ``kept``: see ``keep``.
+
     A model is written aside and then renamed: what has one of these names is whole, whenever the
     run may be killed.
 
@@ -41,12 +43,13 @@ class Checkpoints:
         if self.kept == "none":
             return
         if self.kept == "all":
-            self._save(agent, str(agent.num_timesteps))
+            self.keep(agent, str(agent.num_timesteps))
         if is_best:
-            self._save(agent, "best")
-        self._save(agent, "last")
+            self.keep(agent, "best")
+        self.keep(agent, "last")
 
-    def _save(self, agent: BaseAlgorithm, name: str) -> None:
+    def keep(self, agent: BaseAlgorithm, name: str) -> None:
+        """Save the agent's model as it is now, in the place of an earlier one of that name."""
         self.folder.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=self.folder, prefix=".") as aside:
             place, new, old = self.folder / name, Path(aside, "new"), Path(aside, "old")

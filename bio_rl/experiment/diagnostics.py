@@ -17,12 +17,15 @@ from torch import Tensor
 from bio_rl.diagnostics.measure import Measure
 from bio_rl.diagnostics.representations import activities_of, measure_representations
 from bio_rl.diagnostics.updates import Minibatch, measure_updates
+from bio_rl.experiment.checkpoints import Checkpoints
 from bio_rl.experiment.isolation import isolated
 from bio_rl.experiment.output import complain
 from bio_rl.network import Network
 from bio_rl.rule import Divergence
 
 FILE, PROBES = "diagnostics.csv", "probes.safetensors"
+UNTRAINED = "untrained"
+"""The checkpoint of the agent before it has learnt, so that it can be shown the probes of other runs too."""
 MINIBATCHES = "agents.minibatches"
 """By its name: see ``checkpoints.SAVE_MODEL``."""
 HEADER = ("timesteps", "network", "layer", "name", "value")
@@ -91,6 +94,8 @@ class Diagnostics(BaseCallback):
 
     def _on_training_start(self) -> None:
         if self.interval:
+            if self.probes:
+                Checkpoints(self.folder, "none").keep(self.model, UNTRAINED)
             self._write("w", [HEADER])
             for writer in self._tensorboards():
                 writer.add_custom_scalars(layout(self._networks()))

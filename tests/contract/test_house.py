@@ -22,6 +22,7 @@ FLOORS = [
     "diagnostics",
     "tasks",
     "experiment",
+    "analysis",
     "cli",
     "__main__",
 ]
