@@ -84,14 +84,16 @@ def _continued(marks: Sequence[float], low: float, high: float) -> tuple[float, 
 
 
 def logarithmic_axis(low: float, high: float, most_ticks: int) -> Axis:
-    """An axis that holds both numbers, which are above 0, with powers of ten for ticks, and 2 and 5 times these."""
+    """An axis that holds both numbers, which are above 0, with powers of ten for ticks, or more if these are few."""
     if high < 2 * low:
         low, high = low / 2, high * 2
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every = max(1, math.ceil((len(powers) - 2) / most_ticks))
-    factors = (1, 2, 5) if len(powers) <= 3 else (1,)
-    ticks = [factor * 10.0**power for power in powers[::every] for factor in factors]
-    return Axis(low, high, tuple(tick for tick in ticks if low <= tick <= high), logarithmic=True)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return Axis(low, high, tuple(ticks[:: math.ceil(len(ticks) / most_ticks)]), logarithmic=True)
 
 
 def drawable(line: Line, logarithmic: bool) -> Line:
