@@ -16,8 +16,8 @@ Memory: the most bytes that tensors held at once during the update, beyond what 
 it: activities, updates, and everything temporary. Every tensor that an operation of torch returns
 counts until its storage is freed; what a kernel allocates for itself does not.
 
-Arithmetic: the floating-point operations of the matrix products
-(``torch.utils.flop_counter``); element-wise operations are not counted. A rule that relaxes for T
+Arithmetic: the floating-point operations of the matrix products, counted as by
+``bio_rl.diagnostics.cost``; element-wise operations are not counted. A rule that relaxes for T
 steps does about T sweeps of arithmetic; time over arithmetic says how well it does them, and 1 is
 as well as autograd.
 
@@ -49,9 +49,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
 
 from bio_rl.activations import tanh_backward_out
+from bio_rl.diagnostics.cost import Operations
 from bio_rl.network import Network
 from bio_rl.rules import make_rule, rule_names
 
@@ -60,8 +60,6 @@ Row = dict[str, Any]
 BARE = "bare"
 SIZES = ("width", "depth", "batch")
 RATIOS = ("time_ratio", "memory_ratio", "arithmetic_ratio", "time_over_arithmetic")
-# The flop counter knows these products, but not their in-place forms.
-IN_PLACE = {torch.ops.aten.addmm_: addmm_flop, torch.ops.aten.baddbmm_: baddbmm_flop}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -251,9 +249,9 @@ class LiveBytes(TorchDispatchMode):
 
 def matrix_flops(update: Update) -> int:
     """The floating-point operations of an update's matrix products."""
-    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+    with Operations() as counted:
         update()
-    return counter.get_total_flops()
+    return 2 * counted.multiply_accumulates
 
 
 def exponents(rows: Sequence[Row]) -> list[float]:

@@ -22,7 +22,7 @@ Reinforcement-learning agents that learn by biologically plausible credit assign
 commands:
   train   train an agent, as in: bio-rl train rule=feedback_alignment env=cartpole
   play    watch a trained agent: bio-rl play RUN_FOLDER [--video FILE.mp4]
-  rules   the credit-assignment rules and their properties [--json] [--config-dir DIR]
+  rules   the credit-assignment rules, their properties or costs [--cost] [--json] [--config-dir DIR]
   audit   what their updates depend on, measured: bio-rl audit [RULE ...] [--json] [--config-dir DIR]
   inspect how a run learnt, in pictures: bio-rl inspect RUN_FOLDER [--html FILE] [--config-dir DIR]
 
@@ -106,21 +106,43 @@ def _whole(text: str, least: int) -> int:
 
 
 def _rules(arguments: list[str]) -> int:
-    parser = _Parser(prog="bio-rl rules", description="The rules and their properties.")
+    parser = _Parser(prog="bio-rl rules", description="The rules and their properties, or what an update costs.")
     parser.add_argument("--json", action="store_true", help="as data")
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own rules too, by their files in DIR/rule/"
     )
+    parser.add_argument("--cost", action="store_true", help="what one update costs, counted")
+    parser.add_argument("--network", type=_sizes, metavar="SIZES", help="its network, with --cost (default: 8-64-64-4)")
+    parser.add_argument("--batch", type=partial(_whole, least=1), help="its samples, with --cost (default: 256)")
     options = parser.parse_args(arguments)
+    if not options.cost and (options.network or options.batch):
+        raise UserError("--network and --batch belong to --cost")
 
     from bio_rl.cli.rules import print_table, properties
 
     rows = properties(options.config_dir)
+    if options.cost:
+        from bio_rl.cli.cost import NETWORK, costs, print_costs
+        from bio_rl.diagnostics.cost import BATCH
+
+        sizes, batch = options.network or NETWORK, options.batch or BATCH
+        found = costs(sizes, batch, options.config_dir)
+        rows = [row | {"cost": {"network": sizes, "batch": batch} | found[row["name"]]} for row in rows]
+        if not options.json:
+            print_costs(found, sizes, batch)
+            return 0
     if options.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         print_table(rows)
     return 0
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = text.split("-")
+    if len(sizes) < 2 or not all(each.isdecimal() and 1 <= int(each) <= 100_000 for each in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} are no sizes of layers, such as 8-64-64-4")
+    return tuple(map(int, sizes))
 
 
 def _audit(arguments: list[str]) -> int:

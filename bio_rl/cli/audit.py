@@ -1,24 +1,20 @@
 """``bio-rl audit``: what the updates of rules depend on, measured, beside what the rules declare."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from bio_rl import Rule
-from bio_rl.cli.errors import UserError, first_line, nearest
-from bio_rl.cli.rules import class_of, own_rules
-from bio_rl.cli.schema import with_preset
+from bio_rl.cli.errors import UserError, first_line
+from bio_rl.cli.rules import maker, own_rules
 from bio_rl.diagnostics.audit import audit, contradictions
-from bio_rl.rules import rule_class, rule_names
+from bio_rl.rules import rule_names
 
 COLUMNS = {
     "presynaptic": ("\npre", "the activity of the synapse's own presynaptic neuron"),
@@ -50,23 +46,8 @@ def audits(names: Sequence[str], config_dir: Path | None = None) -> list[dict[st
     """
     torch.set_num_threads(1)  # the networks are small
     own = own_rules(config_dir)
-    makers = {name: _maker(name, own) for name in names or (*rule_names(), *own)}
+    makers = {name: maker(name, own) for name in names or (*rule_names(), *own)}
     return [audit_row(name, make) for name, make in makers.items()]
-
-
-def _maker(name: str, own: Mapping[str, Path]) -> Callable[[], Rule]:
-    """What makes a fresh rule of that name, with the settings of its file."""
-    if name in own:
-        class_of(own[name])
-        settings: Mapping[str, Any] = OmegaConf.load(own[name])  # type: ignore[assignment]  # it has a _target_
-        return partial(instantiate, with_preset(settings))
-    if ":" not in name and name not in rule_names():
-        known = (*rule_names(), *own)
-        raise UserError(f"unknown rule {name!r}{nearest(name, known)} (rules: {', '.join(known)}, or module:Class)")
-    try:
-        return rule_class(name)
-    except Exception as error:  # of the module that it names
-        raise UserError(f"{name}: {first_line(error)}") from error
 
 
 def audit_row(name: str, make: Callable[[], Rule]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -11,11 +12,13 @@ from bio_rl.analysis import terminal
 from bio_rl.analysis.inspection import report
 from bio_rl.analysis.models import FindRule, Model, shipped_rule
 from bio_rl.analysis.page import page
-from bio_rl.analysis.report import Section, Table
+from bio_rl.analysis.report import Section, Table, figures
 from bio_rl.analysis.runs import NoRun, Run, Unreadable
 from bio_rl.cli.audit import LEGEND, audit_row, headings, marks
+from bio_rl.cli.cost import MEANINGS
 from bio_rl.cli.errors import UserError
 from bio_rl.cli.rules import class_of, own_rules
+from bio_rl.diagnostics.cost import BATCH, cost
 from bio_rl.experiment.provenance import source_hashes
 
 
@@ -36,7 +39,7 @@ def inspect(folder: Path, html: Path | None = None, config_dir: Path | None = No
         run = Run(folder)
     except NoRun as error:
         raise UserError(str(error)) from error
-    shown = report(run, [_audit(run, find_rule)])
+    shown = report(run, [_audit(run, find_rule), _cost(run, find_rule)])
     if html is None:
         terminal.show(shown, Console(highlight=False))
         return 0
@@ -89,6 +92,34 @@ def _distinct(rules: Mapping[str, Callable[[], Rule]]) -> Iterator[tuple[str, Ca
     """Each rule once, by the networks that have it."""
     for make in dict.fromkeys(rules.values()):
         yield " and ".join(name for name, own in rules.items() if own is make), make
+
+
+def _cost(run: Run, find_rule: FindRule) -> Section:
+    """What an update of the run's networks costs, as the run counted it, or if it did not, counted now."""
+    title = "Cost of an update"
+    costs: Any = run.result.get("cost")
+    if not isinstance(costs, Mapping):
+        try:
+            networks = {} if run.trained is None else Model(run, run.trained, find_rule).networks
+            costs = {name: cost(network)._asdict() for name, network in networks.items()}
+        except Unreadable as error:
+            run.note(str(error))
+            costs = {}
+        except (ValueError, ArithmeticError) as error:
+            return Section(title, f"Nothing to show: {error}.")
+    columns = {name: own for name, own in costs.items() if isinstance(own, Mapping)}
+    if not columns:
+        return Section(title, "Nothing to show: neither has the run counted it, nor is there a model to count it with.")
+    rows = [
+        (heading, *(_figures(own.get(name)) for own in columns.values()), meaning)
+        for name, (heading, meaning) in MEANINGS.items()
+    ]
+    text = f"For each sample of an update of {costs.get('batch', BATCH)}, the sweep that acts included."
+    return Section(title, text, (), [Table(("", *columns, ""), rows)])
+
+
+def _figures(count: Any) -> str:
+    return figures(count) if isinstance(count, int | float) else "–"
 
 
 def _changed(run: Run, rules: Mapping[str, Callable[[], Rule]]) -> str:

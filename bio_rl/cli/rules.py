@@ -1,16 +1,20 @@
 """``bio-rl rules``: what every rule says that it is."""
 
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import _locate  # get_class prints its error as well
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from bio_rl import Rule
-from bio_rl.cli.errors import UserError, first_line
+from bio_rl.cli.errors import UserError, first_line, nearest
+from bio_rl.cli.schema import with_preset
 from bio_rl.rules import rule_class, rule_names
 
 NEEDS = {
@@ -65,6 +69,29 @@ def class_of(file: Path) -> type[Rule]:
     if not (isinstance(found, type) and issubclass(found, Rule)):
         raise UserError(f"{file}: {target} is not a rule: it is no subclass of bio_rl.Rule")
     return found
+
+
+def maker(name: str, own: Mapping[str, Path]) -> Callable[[], Rule]:
+    """What makes a fresh rule of that name, with the settings of its file.
+
+    Args:
+        name: of a rule, or ``module:Class``.
+        own: the user's own, see ``own_rules``.
+
+    Raises:
+        UserError: there is no such rule.
+    """
+    if name in own:
+        class_of(own[name])
+        settings: Mapping[str, Any] = OmegaConf.load(own[name])  # type: ignore[assignment]  # it has a _target_
+        return partial(instantiate, with_preset(settings))
+    if ":" not in name and name not in rule_names():
+        known = (*rule_names(), *own)
+        raise UserError(f"unknown rule {name!r}{nearest(name, known)} (rules: {', '.join(known)}, or module:Class)")
+    try:
+        return rule_class(name)
+    except Exception as error:  # of the module that it names
+        raise UserError(f"{name}: {first_line(error)}") from error
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from bio_rl.diagnostics.alignment import feedback_angles
+from bio_rl.diagnostics.cost import BATCH, cost
 from bio_rl.experiment import result as results
 from bio_rl.experiment.callbacks import make_callbacks
 from bio_rl.experiment.checkpoints import save_model
@@ -254,6 +255,7 @@ class Run:
         self.result["rule_settings"] = {
             name: rule_settings(network.rule) for name, network in _networks(self.agent).items()
         }
+        self.result["cost"] = _costs(self.agent)
         self.agent.set_logger(make_logger(config.logging, self.folder.path))
         self.evaluator = Evaluator(config, self.folder.path)
         self._closing.callback(self.evaluator.close)
@@ -418,6 +420,18 @@ def _networks(agent: BaseAlgorithm) -> dict[str, Network]:
 def _rules(agent: BaseAlgorithm) -> list[Rule]:
     """The networks' rules, and the rules inside them."""
     return [module for network in _networks(agent).values() for module in network.modules() if isinstance(module, Rule)]
+
+
+def _costs(agent: BaseAlgorithm) -> dict[str, Any]:
+    """What an update of each network costs for each of ``batch`` samples; ``None`` where its rule cannot be counted."""
+    return {"batch": BATCH} | {name: _cost(network) for name, network in _networks(agent).items()}
+
+
+def _cost(network: Network) -> dict[str, float] | None:
+    try:
+        return cost(network)._asdict()
+    except Exception:  # what a rule raises of numbers that are not the task's says nothing of the run
+        return None
 
 
 def _angles(agent: BaseAlgorithm) -> dict[str, list[float]]:

@@ -129,6 +129,15 @@ def test_the_terminal_shows_the_same(run: Path, capsys: pytest.CaptureFixture, m
     assert any("⠀" < mark <= "⣿" for mark in out)
 
 
+def test_the_cost_is_the_runs_own_count_or_counted_now(run: Path, capsys: pytest.CaptureFixture) -> None:
+    counted = printed(run, capsys).partition("Cost of an update")[2]
+    assert re.search(r"MACs +([\d,.]+) +([\d,.]+) +multiply-accumulates", counted)
+    result = json.loads((run / "result.json").read_text())
+    del result["cost"]
+    (run / "result.json").write_text(json.dumps(result))
+    assert printed(run, capsys).partition("Cost of an update")[2] == counted
+
+
 @pytest.mark.parametrize("width", [40, 60, 200])
 def test_a_terminal_of_any_width_and_encoding_is_served(run: Path, width: int) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
