@@ -62,9 +62,21 @@ def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: different samples, or fewer than 4.
     """
-    x, y = _pair(x, y, at_least=4)
-    k, m = _u_centred(torch.matmul(x, x.mT)), _u_centred(torch.matmul(y, y.mT))
-    return (k * m).sum((-2, -1)) / (_norm(k) * _norm(m))
+    _check_pair(x, y)
+    return (kernel(x) * kernel(y)).sum((-2, -1))
+
+
+def kernel(x: Tensor) -> Tensor:
+    """What ``debiased_cka`` compares: a U-centred Gram matrix of norm 1, ``(*members, samples, samples)``.
+
+    The similarity of two layers is the sum of the products of its entries.
+
+    Raises:
+        ValueError: fewer than 4 samples.
+    """
+    x = _samples(x, at_least=4)
+    centred = _u_centred(torch.matmul(x, x.mT))
+    return centred / _norm(centred)[..., None, None]
 
 
 def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -79,7 +91,8 @@ def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: different samples, or fewer than 2.
     """
-    x, y = (_centred(each) for each in _pair(x, y, at_least=2))
+    _check_pair(x, y)
+    x, y = (_centred(_samples(each, at_least=2)) for each in (x, y))
     product = torch.matmul(x.mT, y) / (_norm(x) * _norm(y))[..., None, None]
     # A member that diverged has no singular values, and must not take the others' away.
     cosine = torch.linalg.svdvals(product.nan_to_num(0, 0, 0)).sum(-1) + 0 * product.sum((-2, -1))
@@ -95,8 +108,20 @@ def rsa(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: different samples, or fewer than 3.
     """
-    x, y = (_centred(_dissimilarities(each).unsqueeze(-1)) for each in _pair(x, y, at_least=3))
-    return (x * y).sum((-2, -1)) / (_norm(x) * _norm(y))
+    _check_pair(x, y)
+    return (dissimilarities(x) * dissimilarities(y)).sum(-1)
+
+
+def dissimilarities(x: Tensor) -> Tensor:
+    """What ``rsa`` compares: those of all pairs of samples, centred and of norm 1, ``(*members, pairs)``.
+
+    The similarity of two layers is the sum of the products of its entries.
+
+    Raises:
+        ValueError: fewer than 3 samples.
+    """
+    centred = _centred(_squared_distances(_samples(x, at_least=3)).unsqueeze(-1))
+    return (centred / _norm(centred)[..., None, None]).squeeze(-1)
 
 
 def effective_rank(matrix: Tensor) -> Tensor:
@@ -147,12 +172,15 @@ def potent_share(change: Tensor, readout: Tensor) -> Tensor:
     return _norm(potent).square() / (_norm(potent).square() + _norm(null).square())
 
 
-def _pair(x: Tensor, y: Tensor, at_least: int) -> tuple[Tensor, Tensor]:
+def _check_pair(x: Tensor, y: Tensor) -> None:
     if x.shape[:-1] != y.shape[:-1]:
         raise ValueError(f"activities must be of the same samples, not of shapes {tuple(x.shape)} and {tuple(y.shape)}")
+
+
+def _samples(x: Tensor, at_least: int) -> Tensor:
     if x.shape[-2] < at_least:
         raise ValueError(f"there must be at least {at_least} samples, not {x.shape[-2]}")
-    return x.double(), y.double()
+    return x.double()
 
 
 def _centred(activities: Tensor) -> Tensor:
@@ -173,7 +201,7 @@ def _u_centred(gram: Tensor) -> Tensor:
     return (gram - rows - rows.mT + everything).masked_fill(own, 0)
 
 
-def _dissimilarities(activities: Tensor) -> Tensor:
+def _squared_distances(activities: Tensor) -> Tensor:
     """Squared distances of all pairs of samples, ``(*members, pairs)``."""
     samples = activities.shape[-2]
     one, other = torch.triu_indices(samples, samples, offset=1, device=activities.device)
