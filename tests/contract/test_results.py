@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from results import collect
@@ -36,8 +37,8 @@ def test_a_row_for_each_run_and_a_line_for_each_configuration(capsys: pytest.Cap
         *(("env.timesteps=9", str(seed), status) for seed, status in enumerate(("done", "diverged", "diverged"))),
     ]
     lines = capsys.readouterr().out.splitlines()
-    assert "| ppo | `backprop` |  | 400 | 500 20 400 | 25° |" in lines
-    assert "| ppo | `backprop` | env.timesteps=9 | -inf | 100 diverged diverged | 25° |" in lines
+    assert "| ppo | `backprop` |  | 400 | 20 to 500 | 20 | 3 | 25° |  |  |" in lines
+    assert "| ppo | `backprop` | env.timesteps=9 | -inf | -inf to 100 | -inf | 3 | 25° |  |  |" in lines
 
 
 def test_rows_stay_until_their_run_is_repeated() -> None:
@@ -49,3 +50,25 @@ def test_rows_stay_until_their_run_is_repeated() -> None:
     collect.main(["runs", "runs.csv"])
     with open("runs.csv", newline="") as file:
         assert [row["return_mean"] for row in csv.DictReader(file)] == ["200", "7"]
+
+
+def test_angles_are_means_over_hidden_layers_at_both_ends(tmp_path: Path) -> None:
+    file = tmp_path / "diagnostics.csv"
+    rows = ["timesteps,network,layer,name,value"]
+    for time, angles in ((0, (80, 100, 0)), (50, (1, 1, 1)), (100, (10, 30, 0))):
+        rows += [f"{time},actor,{layer},update_angle,{angle}" for layer, angle in enumerate(angles, start=1)]
+        rows.append(f"{time},actor,1,weight_norm,1000")
+    file.write_text("\n".join(rows))
+    assert collect.update_angles(file) == {"actor_angle_start": 90, "actor_angle": 20}
+    assert collect.update_angles(tmp_path / "none.csv") == {}
+
+
+def test_an_interval_of_the_median_covers_it_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 samples of 31 normal numbers, whose median is 0."""
+    monkeypatch.setattr(collect, "RESAMPLES", 500)
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(500):
+        low, high = collect.median_interval(rng.normal(size=31))
+        covered += low <= 0 <= high
+    assert 0.91 < covered / 500 < 0.98
