@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from agents.learning import collect_rollout, learn_together
 from agents.members import Members
-from agents.policy import RulePolicy, Widths, check_arguments, is_sb3s, own_names
+from agents.policy import Layers, RulePolicy, Widths, check_arguments, is_sb3s, own_names
 from agents.spaces import adapt_spaces, check_spaces
 from bio_rl import Rule
 from bio_rl.names import argument_names
@@ -49,7 +49,7 @@ ROUNDING = 1e-12
 
 POLICY_ARGUMENTS: dict[str, tuple[str, ...]] = {
     **{name: (name,) for name in ("rule", "critic_rule", "critic_learning_rate", "hidden", "activation")},
-    **{name: (name,) for name in ("shared_trunk", "use_sde", "ortho_init", "log_std_init")},
+    **{name: (name,) for name in ("frozen", "shared_trunk", "use_sde", "ortho_init", "log_std_init")},
     "policy": ("policy_class",),
     "policy_kwargs": (),
     "optimizer": ("optimizer_class", "optimizer_kwargs"),
@@ -57,7 +57,7 @@ POLICY_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "baseline": ("critic",),
 }
 """An agent's arguments that its policy is made of, and what each is called there."""
-LEARNING = ("rule", "critic_rule", "optimizer_class", "optimizer_kwargs", "critic_learning_rate")
+LEARNING = ("rule", "critic_rule", "frozen", "optimizer_class", "optimizer_kwargs", "critic_learning_rate")
 """What of a policy says how it learns, and may change in one that is loaded."""
 ATTRIBUTES = {"n_episodes": "n_steps", "stats_window_size": "_stats_window_size"}
 """Arguments that an agent keeps under another name."""
@@ -74,7 +74,7 @@ class RuleAgent(OnPolicyAlgorithm):
         env: an environment, several in a ``VecEnv``, the id of one, or a function that makes them.
         members: how many agents learn together, this one with the given seed, the next with one more and
             so on; see ``members``, the attribute, which lists them.
-        rule, critic_rule, hidden, activation, shared_trunk: see ``RulePolicy``.
+        rule, critic_rule, hidden, activation, frozen, shared_trunk: see ``RulePolicy``.
         ortho_init: orthogonal initial weights, as SB3 draws them and unless told otherwise.
         log_std_init: a Gaussian policy's initial log standard deviation, 0 unless told otherwise.
         optimizer: ``adam``, ``rmsprop`` or ``sgd``; ``None`` for what SB3 gives this agent.
@@ -121,6 +121,7 @@ class RuleAgent(OnPolicyAlgorithm):
         critic_rule: str | Rule | None = None,
         hidden: Widths | None = None,
         activation: str | type[nn.Module] | None = None,
+        frozen: Layers | None = None,
         shared_trunk: bool | None = None,
         ortho_init: bool | None = None,
         log_std_init: float | None = None,
@@ -144,6 +145,7 @@ class RuleAgent(OnPolicyAlgorithm):
         optional = {
             "hidden": hidden,
             "activation": activation,
+            "frozen": frozen,
             "shared_trunk": shared_trunk,
             "ortho_init": ortho_init,
             "log_std_init": log_std_init,

@@ -35,6 +35,8 @@ EXTRACTOR_SETTINGS: dict[str, tuple[Any, ...]] = {
 
 Widths = Sequence[int] | Mapping[str, Sequence[int]]
 """Neurons of each hidden layer: of both networks alike, or of ``actor`` and ``critic`` apart."""
+Layers = Sequence[int] | Mapping[str, Sequence[int]]
+"""Numbers of layers: of both networks alike, or of ``actor`` and ``critic`` apart."""
 
 
 class RulePolicy(ActorCriticPolicy):
@@ -55,6 +57,8 @@ class RulePolicy(ActorCriticPolicy):
             critic's apart, as ``{"actor": [64], "critic": [256, 256]}``.
         activation: the hidden layers', by its name in ``bio_rl.activations`` or by its torch class;
             ``None`` for tanh.
+        frozen: the layers that do not learn, by their numbers: from 1, at the input, or from -1, at the output;
+            or the actor's and the critic's apart, as ``{"actor": [-1], "critic": []}``. ``None`` for none.
         shared_trunk: one network for both, whose output is the actor's and then the value.
         critic: whether there is one; without, every value is 0.
         critic_lr_ratio: the critic's learning rate as a multiple of the actor's.
@@ -64,8 +68,8 @@ class RulePolicy(ActorCriticPolicy):
     Raises:
         TypeError: a setting that there is not.
         ValueError: spaces that cannot be used, an unknown rule or activation, a layer without
-            neurons, a learnt feature extractor, or settings of a critic where there is none
-            apart from the actor.
+            neurons, a frozen layer that there is not, a learnt feature extractor, or settings of a
+            critic where there is none apart from the actor.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class RulePolicy(ActorCriticPolicy):
         critic_rule: str | Rule | None = None,
         hidden: Widths | None = None,
         activation: str | type[nn.Module] | None = None,
+        frozen: Layers | None = None,
         shared_trunk: bool = False,
         critic: bool = True,
         critic_lr_ratio: float = 1.0,
@@ -84,14 +89,16 @@ class RulePolicy(ActorCriticPolicy):
     ):
         check_spaces(observation_space, action_space)
         check_arguments(type(self), settings)
-        settings = own_names({"hidden": hidden, "activation": activation, **settings})
+        settings = own_names({"hidden": hidden, "activation": activation, "frozen": frozen, **settings})
         widths, activation_name = settings.pop("hidden", [64, 64]), settings.pop("activation", "tanh")
+        layers = settings.pop("frozen", [])
         separate = isinstance(widths, dict)
         if shared_trunk and not critic:
             raise ValueError("a shared trunk has a value head; shared_trunk=True needs a critic to use it")
         if separate and (shared_trunk or not critic):
             raise ValueError("hidden tells actor and critic apart, but this agent has no critic network: give one list")
         _check_critic(critic and not shared_trunk, critic_rule, critic_lr_ratio)
+        _check_frozen(layers, shared_trunk, critic)
         super().__init__(
             observation_space,
             action_space,
@@ -107,6 +114,7 @@ class RulePolicy(ActorCriticPolicy):
             "critic_rule": critic_rule,
             "hidden": widths,
             "activation": activation_name,
+            "frozen": layers,
             "shared_trunk": shared_trunk,
             "critic": critic,
             "critic_lr_ratio": critic_lr_ratio,
@@ -114,6 +122,7 @@ class RulePolicy(ActorCriticPolicy):
         # What the conversion draws must not shift the random numbers that follow.
         with torch.random.fork_rng(devices=[]):
             self.mlp_extractor = self._networks()  # type: ignore[assignment]
+        self._freeze(layers)
         self.action_net = self.value_net = nn.Identity()  # type: ignore[assignment]
         self.optimizer = self.make_optimizer(self._parameter_groups(lr_schedule(1)))
 
@@ -153,14 +162,16 @@ class RulePolicy(ActorCriticPolicy):
 
         Args:
             learning_rate: the optimizer's, until the agent sets it.
-            **changes: of ``rule``, ``critic_rule``, ``critic_lr_ratio``, ``optimizer_class`` and
+            **changes: of ``rule``, ``critic_rule``, ``frozen``, ``critic_lr_ratio``, ``optimizer_class`` and
                 ``optimizer_kwargs`` those that change.
 
         Raises:
-            ValueError: an unknown rule, or settings of a critic where there is none.
+            ValueError: an unknown rule, a frozen layer that there is not, or settings of a critic where there
+                is none.
         """
         own = {**self.own_settings, **{name: changes[name] for name in changes.keys() & self.own_settings.keys()}}
         _check_critic("critic" in self.networks, own["critic_rule"], own["critic_lr_ratio"])
+        _check_frozen(own["frozen"], own["shared_trunk"], own["critic"])
         self.own_settings = own
         states = self.optimizer.state
         with torch.random.fork_rng(devices=[]):
@@ -170,12 +181,14 @@ class RulePolicy(ActorCriticPolicy):
                     for parameter in network.parameters():
                         states.pop(parameter, None)
                     setattr(self.mlp_extractor, name, _with_rule(network, rule))
+        self._freeze(own["frozen"])
         before = self.optimizer_class, self.optimizer_kwargs
         self.optimizer_class = changes.get("optimizer_class", self.optimizer_class)
         self.optimizer_kwargs = changes.get("optimizer_kwargs", self.optimizer_kwargs)
         self.optimizer = self.make_optimizer(self._parameter_groups(learning_rate))
         if (self.optimizer_class, self.optimizer_kwargs) == before:
-            self.optimizer.state.update(states)
+            learning = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
+            self.optimizer.state.update({each: state for each, state in states.items() if each in learning})
 
     def probe(self) -> None:
         """Refuse a rule that does not assign what it should, before anything is learnt: see ``Network.probe``."""
@@ -187,6 +200,13 @@ class RulePolicy(ActorCriticPolicy):
         if is_sb3s(state_dict):
             state_dict = {**self.state_dict(), **_renamed(state_dict)}
         return super().load_state_dict(state_dict, strict, assign)
+
+    def _freeze(self, layers: Layers) -> None:
+        for name, network in self.networks.items():
+            try:
+                network.freeze(layers.get(name, []) if isinstance(layers, Mapping) else layers)
+            except ValueError as error:
+                raise ValueError(f"frozen={layers} in the {name} network: {error}") from None
 
     def _rule_of(self, network: str) -> str | Rule:
         own = self.own_settings
@@ -265,8 +285,8 @@ def own_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     where they are ``None``. SB3's extractors that only flatten go without saying.
 
     Raises:
-        ValueError: a learnt feature extractor, widths or an activation that cannot be, or one of
-            them under both of its names.
+        ValueError: a learnt feature extractor, widths, frozen layers or an activation that cannot be, or
+            one of them under both of its names.
     """
     own = dict(settings)
     for name, flattening in EXTRACTOR_SETTINGS.items():
@@ -275,6 +295,10 @@ def own_names(settings: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name}={settings[name]!r}: observations are flattened; "
                 "learnt feature extractors are not there yet, as no rule would reach them"
             )
+    if own.get("frozen") is None:
+        own.pop("frozen", None)
+    else:
+        own["frozen"] = _layer_numbers(own["frozen"])
     for sb3s, name, read in (("net_arch", "hidden", _widths), ("activation_fn", "activation", _activation_name)):
         given = [value for value in (own.pop(sb3s, None), own.pop(name, None)) if value is not None]
         if len(given) > 1:
@@ -409,6 +433,11 @@ def _check_critic(separate: bool, critic_rule: str | Rule | None, critic_lr_rati
         raise ValueError("critic_rule and critic_learning_rate are for a critic network, which this agent has not")
 
 
+def _check_frozen(layers: Layers, shared_trunk: bool, critic: bool) -> None:
+    if isinstance(layers, Mapping) and (shared_trunk or (layers["critic"] and not critic)):
+        raise ValueError(f"frozen={layers} names the critic's layers, but this agent has no critic network of its own")
+
+
 def _widths(hidden: Any) -> list[int] | dict[str, list[int]]:
     """One list of neurons for both networks, or a list each for ``actor`` and ``critic``."""
     if isinstance(hidden, Sequence) and len(hidden) == 1 and isinstance(hidden[0], Mapping):
@@ -433,6 +462,24 @@ def _neurons(widths: Any) -> list[int]:
         shown = list(widths) if isinstance(widths, tuple) else widths
         raise ValueError(f"hidden must hold the neurons of each layer, such as [64, 64], not {shown!r}")
     return [int(n) for n in widths]
+
+
+def _layer_numbers(frozen: Any) -> list[int] | dict[str, list[int]]:
+    """One list of layers for all networks, or a list each for ``actor`` and ``critic``."""
+    if isinstance(frozen, Mapping):
+        if unknown := frozen.keys() - {"actor", "critic"}:
+            raise ValueError(f"frozen must be a list, or a list each for actor and critic, not for {min(unknown)}")
+        return {name: _layer_list(frozen.get(name, [])) for name in ("actor", "critic")}
+    return _layer_list(frozen)
+
+
+def _layer_list(numbers: Any) -> list[int]:
+    whole = isinstance(numbers, Sequence) and all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) for n in numbers
+    )
+    if not whole or isinstance(numbers, str):
+        raise ValueError(f"frozen must hold the numbers of layers, such as [1] or [-1], not {numbers!r}")
+    return [int(n) for n in numbers]
 
 
 def _activation_name(activation: str | type[nn.Module]) -> str:

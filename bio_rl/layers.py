@@ -81,6 +81,11 @@ class Dense(nn.Module):
         """``(m, o)``, or ``None``."""
         return self._parameters["bias"]
 
+    @property
+    def learns(self) -> bool:
+        """Whether its synapses do: see ``Network.freeze``."""
+        return self.weight.requires_grad
+
     def drive(self, pre: Tensor) -> Tensor:
         """The weighted input and the bias, ``(m, b, i) -> (m, b, o)``."""
         if not self.members:

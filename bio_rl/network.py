@@ -125,6 +125,37 @@ class Network(nn.Module):
             own.requires_grad_(like.requires_grad)
         return fresh
 
+    def freeze(self, numbers: Sequence[int]) -> None:
+        """Let the layers of these numbers keep their weights and biases as they are, and all others learn.
+
+        A frozen layer passes signals in both directions as ever. Feedback weights that learn go on learning, but for
+        those that only repeat what a frozen layer's synapses do (Kolen & Pollack 1994). An optimizer made
+        before keeps its parameters: make it anew.
+
+        Args:
+            numbers: counted from 1 at the input, or from -1 at the output.
+
+        Raises:
+            ValueError: there is no such layer, or none would learn.
+        """
+        depth = len(self.layers)
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int) or not 1 <= abs(number) <= depth:
+                raise ValueError(
+                    f"there is no layer {number!r} to freeze: layers are numbered from 1, at the input, to {depth}, "
+                    f"or from -1, at the output, to -{depth}"
+                )
+        frozen = {number if number > 0 else depth + 1 + number for number in numbers}
+        if len(frozen) == depth:
+            raise ValueError(f"all layers would be frozen, 1 to {depth}: at least one must learn")
+        for number, layer in enumerate(self.layers, start=1):
+            layer.requires_grad_(number not in frozen)
+
+    @property
+    def frozen(self) -> tuple[int, ...]:
+        """The numbers of the layers that do not learn, counted from 1 at the input."""
+        return tuple(number for number, layer in enumerate(self.layers, start=1) if not layer.learns)
+
     @property
     def rule(self) -> Rule:
         # As `nn.Module` would find it, without its search.
@@ -247,17 +278,23 @@ class _Boundary(torch.autograd.Function):
         del saved
         ctx.maybe_clear_saved_tensors()
         updates = ctx.network.rule.assign(ctx.network, trace, output_error)
-        if not _is_plain(updates, ctx.parameters):
+        if not _is_plain(updates, ctx.parameters, ctx.network.layers):
             _check_updates(ctx.network, updates)
         if ctx.network.divergences:
             updates = _without_diverged(ctx.network, updates)
+        # What a rule assigned to a frozen layer stays here.
         return (None, None, *map(updates.get, ctx.parameters))
 
 
-def _is_plain(updates: Any, parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether every parameter has an update of its own kind and nothing else has one: cheap enough for each step."""
-    if type(updates) is not dict or len(updates) != len(parameters):
+def _is_plain(updates: Any, parameters: Sequence[nn.Parameter], layers: Sequence[Dense]) -> bool:
+    """Whether every parameter has an update of its own kind and only frozen layers' have one beside: cheap enough
+    for each step."""
+    if type(updates) is not dict:
         return False
+    if len(updates) != len(parameters):
+        frozen = {own for layer in layers for own in layer.parameters() if not own.requires_grad}
+        if updates.keys() - frozen != set(parameters):
+            return False
     found = list(map(updates.get, parameters))
     return all(
         type(update) is Tensor and update.shape == own.shape and update.dtype == own.dtype
@@ -317,6 +354,7 @@ def _kind(network: Network) -> dict[str, Any]:
     return {
         "members": network.members,
         "layers": [layer.extra_repr() for layer in network.layers],
+        "frozen layers": network.frozen,
         "rule": type(network.rule).__name__,
         "settings": rule_settings(network.rule),
         "dtype": network.layers[0].weight.dtype,

@@ -186,7 +186,9 @@ def _check_type(key: str, default: Any, value: Any) -> None:
         return
     schedule = key.endswith(("learning_rate", "clip_range")) and isinstance(value, str) and value.startswith("lin_")
     apart = (
-        key == "network.hidden" and isinstance(value, Mapping) and all(_same_type(default, v) for v in value.values())
+        key in ("network.hidden", "network.frozen")
+        and isinstance(value, Mapping)
+        and all(_same_type(default, each) for each in value.values())
     )
     if not (schedule or apart or _same_type(default, value)):
         example = "" if isinstance(default, Mapping) else f", as in {key}={as_text(default)}"

@@ -56,7 +56,13 @@ class RandomFeedback(LayerwiseFeedback):
 
 
 def learn_alike(updates: Updates, weight: nn.Parameter, feedback: nn.Parameter, decay: float) -> None:
-    """Give feedback the forward weights' update, and let both decay in proportion to their own plasticity."""
+    """Give feedback the forward weights' update, and let both decay in proportion to their own plasticity.
+
+    Of forward weights that do not learn there is nothing to take.
+    """
+    if not weight.requires_grad:
+        updates[feedback] = torch.zeros_like(feedback)
+        return
     plasticity = updates[weight]
     size = plasticity.abs()
     updates[feedback] = torch.addcmul(plasticity, size, feedback, value=decay)

@@ -88,7 +88,7 @@ class PerturbationRule(Rule):
         output_delta = network.layers[-1].activation.gate(output_error, trace.activities[-1])
         if not layers:
             return local_updates(network, trace, [output_delta])
-        deviations = [self.deviation(layer, pre) for layer, pre in zip(layers, trace.activities, strict=False)]
+        deviations = [self._deviation(layer, pre) for layer, pre in zip(layers, trace.activities, strict=False)]
         noise = [self._draw(layer, pre) for layer, pre in zip(layers, trace.activities, strict=False)]
         output_change = self.output_change(network, trace, noise, [each.unsqueeze(-3) for each in deviations])
         loss_change = output_change.mul_(output_error.unsqueeze(-3)).sum(-1, keepdim=True)
@@ -105,6 +105,10 @@ class PerturbationRule(Rule):
             for layer, pre, deviation in zip(layers, trace.activities, deviations, strict=False):
                 self._add_perpendicular_noise(updates, layer, pre, size / nonzero(deviation))
         return updates
+
+    def _deviation(self, layer: Dense, pre: Tensor) -> Tensor:
+        """Noise that nothing is learnt from would only hide what the other layers' noise did."""
+        return self.deviation(layer, pre) if layer.learns else torch.zeros_like(pre[..., :1])
 
     def _draw(self, layer: Dense, pre: Tensor) -> Tensor:
         *members, batch, _ = pre.shape
