@@ -19,6 +19,8 @@ class Stream(IntEnum):
     """The copies that the agent learns in."""
     EVALUATION = 2
     """Episodes of an evaluation."""
+    DECODER = 3
+    """The perturbation of a brain-computer interface's decoder."""
 
 
 def derive_seeds(run_seed: int, stream: Stream, count: int, *key: int) -> list[int]:

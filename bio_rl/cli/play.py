@@ -16,8 +16,8 @@ from stable_baselines3.common.monitor import Monitor
 from agents import load_model
 from agents.base import RuleAgent
 from bio_rl.cli.errors import UserError, first_line
-from bio_rl.experiment.environments import make_env
-from bio_rl.experiment.output import plain_warnings
+from bio_rl.experiment.environments import as_evaluated, make_env
+from bio_rl.experiment.output import as_return, plain_warnings
 from bio_rl.experiment.result import read_result
 
 FRAMES_A_SECOND = 30
@@ -54,7 +54,7 @@ def play(folder: Path, video: Path | None, episodes: int, seed: int) -> int:
             episode_return = _episode(agent, seed + number, env, None if video is None else frames)
         except RuntimeError as error:  # of the environment
             raise UserError(first_line(error)) from error
-        print(f"episode {number + 1}: return {episode_return:.1f}")
+        print(f"episode {number + 1}: return {as_return(episode_return)}")
     if video is not None:
         _write_video(video, pictures(frames), env.metadata.get("render_fps") or FRAMES_A_SECOND)
         print(f"wrote {video}")
@@ -117,7 +117,7 @@ def _open(config: DictConfig, window: bool) -> Monitor:
 
 def _make(config: DictConfig, render_mode: str | None) -> Monitor:
     try:
-        return make_env(config.env, render_mode)
+        return make_env(as_evaluated(config.env), render_mode)
     except DependencyNotInstalled as error:
         extra = config.env.extra
         raise UserError(f'pip install "bio-rl[{extra}]"' if extra else first_line(error)) from error

@@ -30,6 +30,7 @@ SUPPLIED = {
     },
     "optimizer": {"lr": "optimizer.learning_rate", "params": "network"},
     "env.kwargs": {"max_episode_steps": "env.max_episode_steps"},
+    "env.evaluation_kwargs": {"max_episode_steps": "env.max_episode_steps"},
     "env.wrapper": {"env": "env"},
 }
 """Arguments that come from a setting elsewhere, as a run builds its agent and environment."""
@@ -140,8 +141,9 @@ def _objects(config: Settings) -> Iterator[tuple[str, Settings, Callable[..., An
             yield key, config[key], _found(config[key].get(TARGET))
     yield "optimizer", config["optimizer"], _optimizer(config["optimizer"]["name"])
     env = config["env"]
-    if env["kwargs"]:
-        yield "env.kwargs", env["kwargs"], _environment(env["id"])
+    for key in ("kwargs", "evaluation_kwargs"):
+        if env[key]:
+            yield f"env.{key}", env[key], _environment(env["id"])
     wrappers = env["wrapper"] if isinstance(env["wrapper"], list) else [env["wrapper"]]
     several = [("env.wrapper", wrapper) for wrapper in wrappers]
     several += [(f"callbacks.{name}", callback) for name, callback in config["callbacks"].items()]

@@ -29,7 +29,7 @@ from bio_rl.cli.errors import UserError, first_line, nearest
 from bio_rl.cli.schema import check_arguments
 from bio_rl.experiment.folder import FolderError, RunFolder
 from bio_rl.experiment.interruption import Interrupted, Interruption
-from bio_rl.experiment.output import complain, plain_warnings, say
+from bio_rl.experiment.output import as_return, complain, plain_warnings, say
 
 FINISHED = ("done", "diverged", "interrupted")
 """Statuses of runs that hold something which is not to be overwritten silently."""
@@ -332,7 +332,8 @@ def _end_workers(jobs: Sequence[Job]) -> None:
 def _report(result: dict[str, Any], folder: Path, shown: Path) -> None:
     if result["status"] == "done":
         line = (
-            f"return {result['return_mean']:.1f} ± {result['return_std']:.1f} in {result['return_episodes']} episodes"
+            f"return {as_return(result['return_mean'])} ± {as_return(result['return_std'])}"
+            f" in {result['return_episodes']} episodes"
             f" | bio-rl play {quote(str(shown))}"
         )
         if (folder / "tensorboard").exists():
@@ -386,8 +387,8 @@ def _print_returns(results: dict[Path, dict[str, Any]]) -> None:
     if returns:
         say("\n median  of returns")
     for folder, values in returns.items():
-        each = " ".join(f"{value:.1f}" for value in values)
-        say(f"{median(values):7.1f}  {each}  {_relative(folder, Path.cwd())}")
+        each = " ".join(map(as_return, values))
+        say(f"{as_return(median(values)):>7}  {each}  {_relative(folder, Path.cwd())}")
 
 
 def _relative(folder: Path, start: Path) -> Path:

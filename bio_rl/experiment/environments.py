@@ -74,14 +74,29 @@ def training_envs(config: DictConfig, gamma: float, in_process: bool = False) ->
 
 def evaluation_envs(config: DictConfig, episodes: int) -> VecEnv:
     """A copy for each episode, with raw observations. They share this process, for there may be a hundred."""
+    config = as_evaluated(config)
     return _batched(config, episodes) or DummyVecEnv([lambda: make_env(config)] * episodes)
 
 
+def as_evaluated(config: DictConfig) -> DictConfig:
+    """The group ``env`` with the arguments that an evaluation's environments have: held-out digits, say."""
+    evaluated = config.copy()
+    evaluated.kwargs = {**config.kwargs, **config.get("evaluation_kwargs", {})}
+    return evaluated
+
+
 def _batched(config: DictConfig, copies: int) -> BatchedVecEnv | None:
-    """The copies as one computation, where the task has one and neither arguments nor wrappers change it."""
-    if config.vec != "auto" or config.kwargs or config.wrapper:
+    """The copies as one computation, where the task has one, for these arguments, and no wrappers change it.
+
+    Raises:
+        RuntimeError: what the task says against its arguments.
+    """
+    if config.vec != "auto" or config.wrapper:
         return None
-    batch = make_batched(config.id, copies, config.max_episode_steps)
+    try:
+        batch = make_batched(config.id, copies, config.max_episode_steps, **_arguments(config))
+    except Exception as error:  # each environment has its own
+        raise _failure(config.id, "cannot be made", error) from error
     return None if batch is None else BatchedVecEnv(batch)
 
 
@@ -236,7 +251,7 @@ def _ended_processes() -> Iterator[None]:
 
 def _make(config: DictConfig, render_mode: str | None) -> gymnasium.Env:
     """The task itself, in episodes that end."""
-    kwargs: dict[str, Any] = OmegaConf.to_container(config.kwargs, resolve=True)  # type: ignore[assignment]
+    kwargs = _arguments(config)
     if render_mode is not None:
         # Named only where it is wanted: an environment that draws nothing need not know the argument.
         kwargs["render_mode"] = render_mode
@@ -252,6 +267,11 @@ def _make(config: DictConfig, render_mode: str | None) -> gymnasium.Env:
     if env.spec is None or env.spec.max_episode_steps is None:
         env = TimeLimit(env, LONGEST_EPISODE)
     return env
+
+
+def _arguments(config: DictConfig) -> dict[str, Any]:
+    """Of the environment itself."""
+    return OmegaConf.to_container(config.kwargs, resolve=True)  # type: ignore[return-value]
 
 
 def _wrappers(chosen: Any) -> list[dict[str, Any]]:

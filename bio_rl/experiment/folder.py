@@ -34,6 +34,7 @@ WRITTEN = (
     "evaluations.csv",
     "diagnostics.csv",
     "probes.safetensors",
+    "interface.safetensors",
     *(f"{folder}/{file}" for folder in ("model", "checkpoints/*") for file in MODEL),
     "traceback.txt",
 )

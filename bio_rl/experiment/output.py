@@ -28,6 +28,11 @@ def complain(line: str) -> None:
     say(line, sys.stderr)
 
 
+def as_return(value: float) -> str:
+    """A return as it is printed: with a digit behind the point, or three that count where it is small."""
+    return f"{value:.1f}" if abs(value) >= 10 or value == 0 else f"{value:.3g}"
+
+
 def take_any_character(stream: TextIO) -> None:
     """Let a stream write ``?`` for what its encoding has not, as ``±`` in a locale without UTF-8."""
     if isinstance(stream, TextIOWrapper):

@@ -24,7 +24,7 @@ from bio_rl.experiment import result as results
 from bio_rl.experiment.callbacks import make_callbacks
 from bio_rl.experiment.checkpoints import save_model
 from bio_rl.experiment.diagnostics import Diagnostics
-from bio_rl.experiment.environments import training_envs
+from bio_rl.experiment.environments import evaluation_envs, training_envs
 from bio_rl.experiment.evaluation import (
     FINAL,
     Evaluator,
@@ -336,6 +336,8 @@ def check(config: DictConfig) -> None:
         save_model(agent, Path(folder))
     make_callbacks(config.callbacks)
     envs.close()
+    if config.env.evaluation_kwargs:
+        evaluation_envs(config.env, 1).close()
 
 
 def check_members(agent: OnPolicyAlgorithm, another: OnPolicyAlgorithm, members: int) -> None:

@@ -35,11 +35,16 @@ class JoinableBatch(VectorEnv[Any, Any, Any]):
     @classmethod
     def join(cls, batches: Sequence[Self]) -> Self:
         """Several batches of as many copies, each reset before, as one that goes on as each would."""
-        joint = cls(sum(batch.num_envs for batch in batches), batches[0].max_episode_steps)  # type: ignore[call-arg]
+        joint = cls.joint_form(batches)
         joint._parts = batches
         joint.state = np.concatenate([batch.state for batch in batches], axis=1)
         joint.steps = np.concatenate([batch.steps for batch in batches])
         return joint
+
+    @classmethod
+    def joint_form(cls, batches: Sequence[Self]) -> Self:
+        """A batch with room for the copies of several."""
+        return cls(sum(batch.num_envs for batch in batches), batches[0].max_episode_steps)  # type: ignore[call-arg]
 
     def split(self, number: int) -> None:
         """Bring one of the joined batches to where it is now."""

@@ -63,7 +63,8 @@ class BatchedVecEnv(VecEnv):
         Each must have been reset. ``split`` brings one of them to where it is in the joint one.
         """
         first = envs[0].batch
-        alike = {(type(env.batch), env.num_envs, getattr(env.batch, "max_episode_steps", None)) for env in envs}
+        settings = ("num_envs", "max_episode_steps", "settings")
+        alike = {(type(env.batch), *(str(getattr(env.batch, name, None)) for name in settings)) for env in envs}
         if len(alike) > 1 or not hasattr(first, "join"):
             return None
         joint = cls(first.join([env.batch for env in envs]))
