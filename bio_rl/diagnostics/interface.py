@@ -1,7 +1,7 @@
 """What experiments with brain-computer interfaces choose and measure, of a network whose last layer is the decoder.
 
-Shapes: ``n`` samples, ``t`` trials, ``s`` steps of each, ``N`` neurons of the last hidden layer, ``k`` dimensions of their
-manifold, and 2 coordinates of the cursor's velocity. Everything is in float64.
+Shapes: ``n`` samples, ``t`` trials, ``s`` steps of each, ``N`` neurons of the last hidden layer, ``k`` dimensions of
+their manifold, and 2 coordinates of the cursor's velocity. Everything is in float64.
 """
 
 from typing import Literal, NamedTuple
@@ -17,13 +17,13 @@ from bio_rl.network import Network
 Perturbation = Literal["within", "outside", "none"]
 CANDIDATES = 200
 """Perturbations that are drawn, of which one is chosen."""
-SMALL_STEP = 0.1
+SMALL_STEP = 0.01
 """The size of a predicted change of activity, as a share of the activity's own."""
 RIDGE = 1e-6
 
 
 class Manifold(NamedTuple):
-    """Where the activity lies: its mean ``(N,)``, orthonormal axes ``(N, k)``, and its deviation along each ``(k,)``."""
+    """Where activity lies: its mean ``(N,)``, orthonormal axes ``(N, k)``, and its deviation along each ``(k,)``."""
 
     mean: Tensor
     axes: Tensor
@@ -56,7 +56,9 @@ def intrinsic_manifold(activity: Tensor, dimensions: int) -> Manifold:
     sizes = sizes / np.sqrt(len(activity) - 1)
     rank = int((sizes > 1e-6 * sizes[0]).sum())
     if not 2 <= dimensions <= rank:
-        raise ValueError(f"dimensions must be from 2 to {rank}, of which the hidden activity has no more, not {dimensions}")
+        raise ValueError(
+            f"dimensions must be from 2 to {rank}, of which the hidden activity has no more, not {dimensions}"
+        )
     return Manifold(mean, axes[:dimensions].mT, sizes[:dimensions])
 
 
@@ -77,9 +79,9 @@ def perturbed_decoder(
 ) -> Reading:
     """The decoder after the swap (Sadtler et al. 2014, methods; Golub et al. 2018).
 
-    ``within`` permutes the latents that the decoder reads, so that it still reads the manifold; ``outside`` permutes the
-    neurons, so that it reads what the manifold hardly reaches. Of 200 drawn the one is taken whose velocities,
-    were the activity to stay, are turned most nearly by ``angle``, so that both kinds are equally hard at first; they are
+    ``within`` permutes the latents that the decoder reads, so that it still reads the manifold; ``outside`` permutes
+    the neurons, so that it reads what the manifold hardly reaches. Of 200 drawn the one is taken whose velocities, were
+    the activity to stay, are turned most nearly by ``angle``, so that both kinds are equally hard at first; they are
     scaled to be as fast.
 
     Args:
@@ -126,13 +128,18 @@ def teaching_signals(network: Network, x: Tensor) -> Tensor:
 
     By how much the rule lowers a neuron's bias where the output error is 1 along that axis in all inputs ``(n, in)``:
     in this form every rule's signal can be had, whatever carries it. Under backprop it is the causal effect.
+
+    Raises:
+        ValueError: the layer has no biases.
     """
     signals = []
     for axis in range(network.out_features):
         error = x.new_zeros(len(x), network.out_features)
         error[:, axis] = 1 / len(x)
         bias = after_backward(network, x, error, x.new_ones(len(x))).layers[-2].bias
-        signals.append(torch.zeros_like(bias) if bias is None or bias.grad is None else bias.grad)  # type: ignore[arg-type]
+        if bias is None:
+            raise ValueError("a neuron's teaching signal is read off its bias, and this layer has none")
+        signals.append(torch.zeros_like(bias) if bias.grad is None else bias.grad)
     return torch.stack(signals).double()
 
 

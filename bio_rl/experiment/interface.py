@@ -1,4 +1,4 @@
-"""The experimenter of ``bio_rl/Interface-v0``: chooses the decoder, swaps it once, and measures what learning changed."""
+"""The experimenter of ``bio_rl/Interface-v0``: chooses the decoder, swaps it once, measures what learning changed."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -26,7 +26,7 @@ from bio_rl.experiment.logger import write_row
 from bio_rl.network import Network
 from bio_rl.seeding import Stream, derive_seeds
 from bio_rl.settings import Between, checked
-from bio_rl.tasks.interface import STEP, STEPS, TARGETS, Interface, starts, wanted, watched_trials
+from bio_rl.tasks.interface import STEPS, TARGETS, Interface, starts, wanted_velocity, watched_trials
 
 FILE = "interface.safetensors"
 
@@ -45,11 +45,11 @@ class Trials(NamedTuple):
 class Decoder(BaseCallback):
     """Makes the actor's last layer a decoder, which never learns, and swaps it once for a perturbed one.
 
-    As in experiments (Sadtler et al. 2014; Golub et al. 2018): before anything is learnt, the network watches the cursor
-    go to each target by itself. The main dimensions of its last hidden layer's activity are the
-    intrinsic manifold, and the intuitive decoder is what reads the wanted velocities best from it. At ``swap_at`` a
-    perturbed decoder takes its place, see ``bio_rl.diagnostics.interface.perturbed_decoder``. From
-    then on only hidden layers that learn can bring the cursor back under control.
+    As in experiments (Sadtler et al. 2014; Golub et al. 2018): before anything is learnt, the network watches the
+    cursor go to each target by itself. The main dimensions of its last hidden layer's activity are the intrinsic
+    manifold, and the intuitive decoder is what reads the wanted velocities best from it. At ``swap_at`` a perturbed
+    decoder takes its place, see ``bio_rl.diagnostics.interface.perturbed_decoder``. From then on only hidden layers
+    that learn can bring the cursor back under control.
 
     Logged as ``interface/...``: at the swap ``open_loop_angle`` and ``teaching_correlation``; at the end this again,
     ``potent_share`` and ``manifold_share`` of what changed since the swap, and ``flow_correlation`` for credit by the
@@ -164,9 +164,8 @@ class Decoder(BaseCallback):
         for _ in range(STEPS):
             observations = self._tensor(task.observe(state))
             *_, activity, output = activities_of(actor, observations)
-            way = torch.as_tensor(wanted(state).T) / STEP
             velocity = output.double().cpu()
-            errors = way / way.norm(dim=1, keepdim=True).clamp_min(1) - velocity
+            errors = torch.as_tensor(wanted_velocity(state).T) - velocity
             seen.append(Trials(observations, activity, errors))
             state, *_ = task.advance(state, velocity.numpy())
         return Trials(*(torch.stack(part, dim=1) for part in zip(*seen, strict=True)))

@@ -1,7 +1,7 @@
 """Tasks of which a batch of copies is one computation in numpy: two of Gymnasium's, and our own.
 
-Importing this registers our own with Gymnasium. Each is a Gymnasium ``VectorEnv`` that begins a copy's next episode in the step that ends one
-(``AutoresetMode.SAME_STEP``), which is what Stable-Baselines3's agents expect.
+Importing this registers our own with Gymnasium. Each is a Gymnasium ``VectorEnv`` that begins a copy's next episode in
+the step that ends one (``AutoresetMode.SAME_STEP``), which is what Stable-Baselines3's agents expect.
 """
 
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from bio_rl.tasks.task import Task, features
 
 CLICK_RATES = ((32, 8), (28, 12), (24, 16), (22, 18))
-"""Clicks a second on the one and the other side, from easy to hard: they sum to 40 (Brunton, Botvinick & Brody 2013)."""
+"""Clicks a second on either side, from easy to hard: they sum to 40 (Brunton, Botvinick & Brody 2013)."""
 CLICK_BINS, BIN_SECONDS = 100, 0.01
 MOTION, COLOUR = (0.05, 0.15, 0.5), (0.06, 0.18, 0.5)
 """The strengths of the evidence, of either sign (Mante, Sussillo, Shenoy & Newsome 2013)."""
@@ -28,6 +28,8 @@ class Answer(Task):
     The state's first number is the right answer, the others are what is seen, up to bounds that are hardly ever met.
     """
 
+    single_observation_space: spaces.Box
+
     def advance(self, state: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         right = actions == state[0]
         return state, right.astype(np.float64), np.ones_like(right)
@@ -40,9 +42,9 @@ class Answer(Task):
 class EvidenceAccumulation(Answer):
     """On which side were more clicks (Brunton, Botvinick & Brody 2013)?
 
-    Clicks come on both sides for a second, at rates that sum to 40 a second; the answer is right if there were more on its
-    side. Where there were as many on both, either may count as right, one drawn. What is seen are the clicks
-    in each of 100 bins of 10 ms on the left, then those on the right.
+    Clicks come on both sides for a second, at rates that sum to 40 a second; the answer is right if there were more on
+    its side. Where there were as many on both, either may count as right, one drawn. What is seen are the clicks in
+    each of 100 bins of 10 ms on the left, then those on the right.
 
     Args:
         num_envs, max_episode_steps: as for ``Task``.
@@ -71,7 +73,7 @@ class ContextDecision(Answer):
 
     Args:
         num_envs, max_episode_steps: as for ``Task``.
-        noise: the standard deviation of the evidence in a bin; at 0.5 the best answers are right in 84 %.
+        noise: the standard deviation of the evidence in a bin; at 0.5 the best answers are right in 85 %.
     """
 
     def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, noise: float = 0.5):
@@ -97,9 +99,9 @@ class ContextDecision(Answer):
 class DelayedMatch(Answer):
     """Did the dots of the test move as those of the sample had, before a delay?
 
-    Delayed match to sample (Miller, Erickson & Desimone 1996) with the 12 directions of Freedman & Assad 2006. No memory is
-    needed: a trace of the sample is an input, which fades with the delay, and so is the delay, in
-    its largest. Sample and test are seen by 32 neurons each, tuned to directions as von Mises curves that peak at 1.
+    Delayed match to sample (Miller, Erickson & Desimone 1996) with the 12 directions of Freedman & Assad 2006. No
+    memory is needed: a trace of the sample is an input, which fades with the delay, and so is the delay, in its
+    largest. Sample and test are seen by 32 neurons each, tuned to directions as von Mises curves that peak at 1.
 
     Args:
         num_envs, max_episode_steps: as for ``Task``.
@@ -109,9 +111,7 @@ class DelayedMatch(Answer):
 
     neurons, concentration = 32, 4.0
 
-    def __init__(
-        self, num_envs: int = 1, max_episode_steps: int | None = None, noise: float = 0.1, decay: float = 2.0
-    ):
+    def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, noise: float = 0.1, decay: float = 2.0):
         self.single_observation_space = features(-10, 10, 2 * self.neurons + 1)
         self.single_action_space = spaces.Discrete(2)
         super().__init__(num_envs, max_episode_steps, noise=noise, decay=decay)

@@ -12,10 +12,10 @@ ARMS, LENGTH, STEPS = 4, 4, 20
 class CueMaze(Task):
     """Go to the end of the arm that a handwritten digit tells: 1 there, 0 at any other end, nothing on the way.
 
-    Four arms of four places leave the centre, where a trial begins. The arm is the digit modulo 4. An action is a direction
-    to go in; into a wall one stays. After 20 steps the trial is over. The digit is seen all along, so that no memory is
-    needed, but what it means is to be learnt from a reward that is late and rare. What is seen are its pixels, and the place
-    among 17.
+    Four arms of four places leave the centre, where a trial begins. The arm is the digit modulo 4. An action is a
+    direction to go in; into a wall one stays. After 20 steps the trial is over. The digit is seen all along, so that no
+    memory is needed, but what it means is to be learnt from a reward that is late and rare. What is seen are its
+    pixels, and the place among 17.
 
     Args:
         num_envs, max_episode_steps: as for ``Task``.

@@ -13,7 +13,7 @@ SECONDS, STEPS = 0.05, 20
 """Of a step, and of a trial: one second."""
 FASTEST = 1.0
 """Of a joint, in radians a second."""
-SHOULDER, ELBOW = (0.3, 1.2), (1.0, 2.0)
+SHOULDER, ELBOW = (0.3, 1.2), (1.2, 2.0)
 """The angles between which a trial begins, in radians."""
 JOINT_RANGE, HAND_RANGE = ((-0.2, 1.8), (0.4, 2.6)), ((-0.4, 0.6), (-0.1, 0.7))
 """What the neurons' tuning curves span: the joints' angles in radians, the target's place in metres."""
@@ -34,11 +34,11 @@ def hand(joints: np.ndarray) -> np.ndarray:
 class CentreOut(Task):
     """Reach one of eight targets, 8 cm around the start, with a hand that two joints move.
 
-    The task of Georgopoulos et al. 1982 with the arm of Li & Todorov 2004, whose joints' velocities are the action, as a
-    share of 1 rad/s, beyond which they are cut. It begins in any posture, so that the same
-    reach takes other velocities each time. What is seen are the two angles and the target's place, each by 20
-    neurons with Gaussian tuning curves. A step is rewarded by how much closer the hand has come, in units of 8 cm: the
-    return after a second is the share of the way that has been made, 1 at the target, 0 where it began.
+    The task of Georgopoulos et al. 1982 with the arm of Li & Todorov 2004, whose joints' velocities are the action, as
+    a share of 1 rad/s, beyond which they are cut. It begins in any posture, so that the same reach takes other
+    velocities each time. What is seen are the two angles and the target's place, each by 20 neurons with Gaussian
+    tuning curves. A step is rewarded by how much closer the hand has come, in units of 8 cm: the return after a second
+    is the share of the way that has been made, 1 at the target, 0 where it began.
 
     Args:
         num_envs, max_episode_steps: as for ``Task``.

@@ -114,7 +114,7 @@ def one_copy(task: type[Task]) -> Callable[..., OneCopy]:
     """What makes a single copy of a task, with the task's own arguments."""
 
     def make(**settings: Any) -> OneCopy:
-        return OneCopy(task(1, **settings))  # type: ignore[arg-type]
+        return OneCopy(task(1, **settings))
 
     parameters = inspect.signature(task.__init__).parameters.values()
     own = [each.replace(kind=each.KEYWORD_ONLY) for each in parameters if each.name not in OF_A_BATCH]
@@ -125,7 +125,8 @@ def one_copy(task: type[Task]) -> Callable[..., OneCopy]:
 
 def register(name: str, task: type[Task]) -> None:
     """Make a task known to Gymnasium, as ``bio_rl/NAME-v0``."""
-    gymnasium.register(f"bio_rl/{name}-v0", entry_point=one_copy(task), vector_entry_point=task)
+    batch: Any = task
+    gymnasium.register(f"bio_rl/{name}-v0", entry_point=one_copy(task), vector_entry_point=batch)
 
 
 def features(low: float, high: float, count: int) -> spaces.Box:

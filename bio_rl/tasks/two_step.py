@@ -15,9 +15,9 @@ OPTIONS, OUTCOMES = 4, 10
 class TwoStep(Task):
     """A first choice leads to one of two places, commonly or rarely; a second one there may be rewarded by 1.
 
-    The two steps of Daw et al. 2011. As in Akam et al. 2015, to which place a choice commonly leads may be either way round,
-    and an option is rich or poor. Both last for an episode of two steps, and are to be told from what is seen: which way
-    round it is, the last 10 outcomes of each of the four options (1 for a reward, -1 for none), and where one
+    The two steps of Daw et al. 2011. As in Akam et al. 2015, to which place a choice commonly leads may be either way
+    round, and an option is rich or poor. Both last for an episode of two steps, and are to be told from what is seen:
+    which way round it is, the last 10 outcomes of each of the four options (1 for a reward, -1 for none), and where one
     is. A good first choice needs the best option of either place and the way there: a model of the task.
 
     Args:
