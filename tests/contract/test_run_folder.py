@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bio_rl.cli import main
 from bio_rl.experiment.evaluation import FINAL
+from bio_rl.experiment.output import as_return
 from bio_rl.seeding import Stream, derive_seeds
 
 Train = Callable[..., int]
@@ -264,7 +265,7 @@ def test_a_sweep_ends_with_the_median_return_over_seeds(train: Train, capsys: py
         folders = sorted(Path("runs").rglob(f"{rule}*/seed=*/result.json"))
         returns = [result(path.parent)["return_mean"] for path in folders]
         (line,) = (line for line in lines if line.endswith(str(folders[0].parent.parent)))
-        assert line.split()[:-1] == [f"{value:.1f}" for value in (statistics.median(returns), *returns)]
+        assert line.split()[:-1] == [as_return(value) for value in (statistics.median(returns), *returns)]
 
 
 def test_a_sweep_goes_on_and_says_which_runs_are_not_done(train: Train, capsys: pytest.CaptureFixture) -> None:

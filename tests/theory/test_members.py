@@ -110,7 +110,8 @@ def test_seeds_are_all_that_a_member_draws_from(build, name, settings):
 
 def test_stack_and_member_undo_each_other_and_share_nothing(build):
     alone = [build(FeedbackAlignment()) for _ in range(MEMBERS)]
-    alone[0].layers[0].weight.requires_grad_(False)
+    for network in alone:
+        network.layers[0].weight.requires_grad_(False)
     torch.manual_seed(5)
     together = Network.stack(alone)
     assert together.members == (MEMBERS,)
