@@ -11,7 +11,7 @@ What training needs beyond the policy is not here: to go on with a training, use
 """
 
 from collections.abc import Callable
-from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from agents.reinforce import REINFORCE
 from bio_rl import Rule
 from bio_rl.rule import rule_settings
 from bio_rl.rules import rule_class, rule_names
+from bio_rl.trust import Untrusted, check_names, imported, read_yaml
 
 AGENTS: dict[str, type[RuleAgent]] = {"PPO": PPO, "A2C": A2C, "REINFORCE": REINFORCE}
 POLICIES = {"RulePolicy": RulePolicy}
@@ -97,10 +98,12 @@ def load_model(
             not those of the agent's own, or a setting that the saved weights do not fit.
     """
     folder = _model_folder(Path(folder))
-    description = _read(folder / "policy.yaml", lambda path: yaml.safe_load(path.read_text()))
+    description = _read(folder / "policy.yaml", read_yaml)
     try:
-        agent_class, policy_class, policy_kwargs, use_sde, observation_space, action_space = _policy_from(description)
-    except (KeyError, TypeError, ValueError) as error:
+        agent_class, policy_class, policy_kwargs, use_sde, observation_space, action_space = _policy_from(
+            description, most=_read(folder / "policy.safetensors", lambda path: path.stat().st_size)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         cause = error if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{folder / 'policy.yaml'} does not describe a policy: {cause}") from None
     if env is not None:
@@ -192,16 +195,41 @@ def _describe(agent: RuleAgent) -> dict[str, Any]:
     }
 
 
-def _policy_from(description: Any) -> tuple[type[RuleAgent], type[RulePolicy], dict[str, Any], bool, Any, Any]:
-    """What ``_describe`` wrote, as objects."""
+def _policy_from(
+    description: Any, most: int
+) -> tuple[type[RuleAgent], type[RulePolicy], dict[str, Any], bool, Any, Any]:
+    """What ``_describe`` wrote, as objects, none of which is larger than ``most`` bytes of weights allow."""
     agent_class = _class(description["agent"], AGENTS, RuleAgent)
     policy_class = rule_policy(_class(description["policy_class"], POLICIES, ActorCriticPolicy))
     kwargs = dict(description["policy"])
     for name in ("rule", "critic_rule"):
         if kwargs[name] is not None:
             kwargs[name] = _load_rule(kwargs[name])
+    _check_layers(kwargs.get("hidden"), most)
+    for name in ("observation", "action"):
+        _check_space(description[f"{name}_space"], most)
     both = (load_space(description[f"{name}_space"]) for name in ("observation", "action"))
     return agent_class, policy_class, kwargs, bool(description["use_sde"]), *both
+
+
+def _check_size(part: str, numbers: float, most: int) -> None:
+    if numbers > most:
+        raise ValueError(f"{part} of {numbers:g} numbers cannot be what {most} bytes of saved weights belong to")
+
+
+def _check_layers(hidden: Any, most: int) -> None:
+    """Refuse layers of more weights than ``most``; what are no layers at all is for the policy to say."""
+    for widths in hidden.values() if isinstance(hidden, dict) else [hidden]:
+        if isinstance(widths, list) and all(isinstance(width, int) for width in widths):
+            _check_size(f"{len(widths)} layers", sum(below * above for below, above in pairwise([1, *widths])), most)
+
+
+def _check_space(space: dict[str, Any], most: int) -> None:
+    """Refuse a space as ``dump_space`` writes it that holds more numbers than ``most``."""
+    for part in space.get("spaces", ()):
+        _check_space(part[1] if space["type"] == "Dict" else part, most)
+    numbers = np.sum(space["nvec"]) if "nvec" in space else np.prod(space.get("shape", space.get("n", 1)), dtype=float)
+    _check_size(f"a space {space['type']}", float(numbers), most)
 
 
 def _model_folder(folder: Path) -> Path:
@@ -259,8 +287,8 @@ def _class(name: str, ours: dict[str, Any], base: type) -> Any:
         return ours[name]
     module, _, attribute = str(name).partition(":")
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(imported(module), attribute)
+    except (Untrusted, AttributeError) as error:
         raise ValueError(f"unknown {name!r}; known: {', '.join(ours)}, or module:Class ({error})") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{name!r} is no subclass of {base.__module__}.{base.__name__}")
@@ -272,7 +300,8 @@ def _dump_rule(rule: Rule) -> dict[str, Any]:
 
 
 def _load_rule(saved: dict[str, Any]) -> Rule:
-    # A name is data, and could be that of any function: `rule_class` finds only rules.
+    # A name is data: `rule_class` finds only rules, but imports the module that it names.
+    check_names(saved)
     return rule_class(saved["name"])(**saved["settings"])
 
 
@@ -305,7 +334,7 @@ def _save_normalizer(normalizer: VecNormalize, folder: Path) -> None:
 
 def _load_normalizer(env: VecEnv, folder: Path) -> VecEnv:
     """The environment, normalised by the saved statistics, which it does not change."""
-    settings = _read(folder / "vec_normalize.yaml", lambda path: yaml.safe_load(path.read_text()))
+    settings = _read(folder / "vec_normalize.yaml", read_yaml)
     arrays = _read(folder / "vec_normalize.safetensors", load_arrays)
     normalizer = unwrap_vec_normalize(env)
     try:
@@ -313,7 +342,13 @@ def _load_normalizer(env: VecEnv, folder: Path) -> VecEnv:
             env = normalizer = VecNormalize(env, **settings)
         for name, statistics in _statistics(normalizer).items():
             for moment in ("mean", "var", "count"):
-                setattr(statistics, moment, arrays[f"{name}.{moment}"])
+                saved = arrays[f"{name}.{moment}"]
+                if saved.shape != np.shape(getattr(statistics, moment)) or saved.dtype != np.float64:
+                    raise TypeError(f"{name}.{moment} is {saved.dtype} of shape {saved.shape}")
+                if not np.isfinite(saved).all():
+                    raise TypeError(f"{name}.{moment} is not finite")
+                setattr(statistics, moment, saved)
+        normalizer.normalize_obs(normalizer.venv.observation_space.sample())
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder}: the vec_normalize files are not as they were written: {error!r}") from None
     normalizer.training = normalizer.norm_reward = False

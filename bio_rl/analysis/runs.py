@@ -20,14 +20,14 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from bio_rl.experiment import result as results
+from bio_rl.experiment.folder import CONFIG
+from bio_rl.trust import parse_yaml, plain_file
 
 EVALUATIONS, PROGRESS, DIAGNOSTICS = "evaluations.csv", "progress.csv", "diagnostics.csv"
-CONFIG, PROBES = ".hydra/config.yaml", "probes.safetensors"
+PROBES = "probes.safetensors"
 TRAINED, UNTRAINED = ("model", "checkpoints/last"), "checkpoints/untrained"
 """Where a run keeps its networks: as they became, the first that there is; and as they began."""
 TIMESTEPS = "time/total_timesteps"
-# The C library's parser, where PyYAML was built with it, is eight times as fast.
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Key = tuple[str, str, int | None]
 """What was measured, of which network, and of which layer, counted from 1; ``None`` where it is the network's."""
@@ -194,7 +194,7 @@ class Run:
         if content is None:
             return None
         try:
-            return yaml.load(content, _SafeLoader)
+            return parse_yaml(content)
         except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
             raise Unreadable(f"{self.folder / name} cannot be read: {_line(error)}") from None
 
@@ -221,13 +221,10 @@ class Run:
 
     def _file(self, name: str) -> Path | None:
         """A file in the folder, if it is a plain one in plain folders: what a link leads to is not the run's."""
-        path = self.folder
-        for part in Path(name).parts:
-            path = path / part
-            if path.is_symlink():
-                self.note(f"{path} is a link, which is not followed")
-                return None
-        return path if path.is_file() else None
+        path = plain_file(self.folder, name)
+        if path is None and os.path.lexists(self.folder / name):
+            self.note(f"{self.folder / name} is no plain file, or is reached by a link, which is not followed")
+        return path
 
     def _bytes(self, name: str) -> bytes | None:
         path = self._file(name)

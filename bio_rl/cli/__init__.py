@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import bio_rl
@@ -30,6 +31,12 @@ bio-rl COMMAND --help says more, bio-rl --version which this is.
 """
 
 
+LOOKS = ("play", "inspect")
+"""Commands that read a folder which may be somebody else's."""
+OWN_CODE = ("--trust", "--config-dir")
+"""Options of theirs by which the user names code to be used."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -44,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "--version":
         print(f"bio-rl {bio_rl.__version__}")
         return 0
-    # A user's own rules and environments, beside what is installed and never in front of it.
-    if os.getcwd() not in sys.path:
+    _hold_plugins()
+    # A user's own rules and environments, beside what is installed and never in front of it; but what only looks at a
+    # folder, in which one may well be, takes nothing from there unless the user names code of their own.
+    if os.getcwd() not in sys.path and (command not in LOOKS or any(each.startswith(OWN_CODE) for each in arguments)):
         sys.path.append(os.getcwd())
     take_any_character(sys.stdout)
     try:
@@ -63,6 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError):
             complain(f"bio-rl {command}: {error}")
         return 1
+
+
+def _hold_plugins() -> None:
+    """Let Hydra load the plugins that are installed, and none that lies in the current folder."""
+    try:
+        import hydra_plugins
+    except ImportError:
+        hydra_plugins = ModuleType("hydra_plugins")
+        sys.modules[hydra_plugins.__name__] = hydra_plugins
+    hydra_plugins.__path__ = list(getattr(hydra_plugins, "__path__", ()))
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -92,11 +111,18 @@ def _play(arguments: list[str]) -> int:
     parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="write a video instead of opening a window")
     parser.add_argument("--episodes", type=partial(_whole, least=1), default=1, help="how many (default: 1)")
     parser.add_argument("--seed", type=partial(_whole, least=0), default=0, help="of the first episode (default: 0)")
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="let the folder name code of this module, as your own rule's or environment's; may be repeated",
+    )
     options = parser.parse_args(arguments)
 
     from bio_rl.cli.play import play
 
-    return play(options.run_folder, options.video, options.episodes, options.seed)
+    return play(options.run_folder, options.video, options.episodes, options.seed, options.trust)
 
 
 def _whole(text: str, least: int) -> int:

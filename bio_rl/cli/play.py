@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import numpy as np
 import yaml
 from gymnasium.error import DependencyNotInstalled
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from stable_baselines3.common.monitor import Monitor
 
 from agents import load_model
 from agents.base import RuleAgent
 from bio_rl.cli.errors import UserError, first_line
 from bio_rl.experiment.environments import as_evaluated, make_env
+from bio_rl.experiment.folder import CONFIG, MODEL
 from bio_rl.experiment.output import as_return, plain_warnings
 from bio_rl.experiment.result import read_result
+from bio_rl.trust import Untrusted, check_environment, plain_file, read_yaml
 
 FRAMES_A_SECOND = 30
 """Where the environment itself names none."""
@@ -27,7 +31,7 @@ LEAST_PIXELS = 320
 
 
 @plain_warnings()
-def play(folder: Path, video: Path | None, episodes: int, seed: int) -> int:
+def play(folder: Path, video: Path | None, episodes: int, seed: int, trusted: Sequence[str] = ()) -> int:
     """Show a run's agent act deterministically, and print each episode's return.
 
     Args:
@@ -35,12 +39,19 @@ def play(folder: Path, video: Path | None, episodes: int, seed: int) -> int:
         video: the file to write; ``None`` for a window.
         episodes: how many.
         seed: of the first episode; the others count on from it.
+        trusted: modules whose code the folder may name; they are imported.
 
     Raises:
-        UserError: a folder without a model, an environment that fails, no window, or no video writer.
+        UserError: a module that is not there, a folder that names other code or has no model, an environment that
+            fails, no window, or no video writer.
     """
     run_folder, model = _run_and_model(folder)
-    config = _config(run_folder, model)
+    for module in trusted:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise UserError(f"--trust {module}: {first_line(error)}") from error
+    config = _config(run_folder, model, trusted)
     if video is not None:
         _check_video(video)
     env = _open(config, video is None)
@@ -48,6 +59,8 @@ def play(folder: Path, video: Path | None, episodes: int, seed: int) -> int:
         agent = load_model(model, env)
     except Exception as error:  # each file of the folder has its own
         raise UserError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
+    if not all(tensor.isfinite().all() for tensor in agent.policy.parameters()):
+        raise UserError(f"the model in {folder} cannot act: its weights are not finite")
     frames: list[Any] = []
     for number in range(episodes):
         try:
@@ -70,22 +83,33 @@ def _run_and_model(folder: Path) -> tuple[Path, Path]:
     return next(runs, folder), folder
 
 
-def _config(run_folder: Path, model: Path) -> DictConfig:
+def _config(run_folder: Path, model: Path, trusted: Sequence[str]) -> DictConfig:
+    """The run's config of its environment, which names nothing that is not trusted.
+
+    Raises:
+        UserError: the folder is no run's, holds no model, or is not what a run of ours left.
+    """
     if not run_folder.is_dir():
         raise UserError(f"there is no folder {str(run_folder)!r}")
-    result, config_file = read_result(run_folder), run_folder / ".hydra" / "config.yaml"
-    if result is None or not config_file.is_file():
+    result, config_file = read_result(run_folder), plain_file(run_folder, CONFIG)
+    if result is None or config_file is None:
         raise UserError(f"{run_folder} is not the folder of a run")
     if not (model / "policy.yaml").is_file():
         raise UserError(f"{run_folder} has no model to play: the run's status is {result['status']!r}")
+    files = [model / name for name in MODEL]
+    if links := [path for path in (*files, model) if path.is_symlink()]:
+        raise UserError(f"{links[0]} is a link, which is not followed: a run's files are its own")
     try:
-        config = OmegaConf.load(config_file)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{config_file} cannot be read: {error}") from error
-    if "env" not in config:
-        raise UserError(f"{config_file} is not the config of a run")
-    assert isinstance(config, DictConfig)
-    return config
+        config = read_yaml(config_file)
+        env = config.get("env") if isinstance(config, dict) else None
+        if not (isinstance(env, dict) and isinstance(env.get("id"), str)):
+            raise UserError(f"{config_file} is not the config of a run")
+        check_environment(env, trusted)
+        return OmegaConf.create({"env": env})
+    except Untrusted as error:
+        raise UserError(f"{config_file}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError, OSError, OmegaConfBaseException) as error:
+        raise UserError(f"{config_file} cannot be read: {first_line(error)}") from error
 
 
 def _open(config: DictConfig, window: bool) -> Monitor:

@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from bio_rl.experiment import result as results
+from bio_rl.trust import read_yaml
 
-LOCK = ".lock"
+LOCK, CONFIG = ".lock", ".hydra/config.yaml"
 HYDRAS = ("train.log", "multirun.yaml")
 """What Hydra may have written before the run begins: the log where one is configured, and of a sweep of one folder."""
 KEPT = (results.FILE, LOCK, *HYDRAS)
@@ -26,7 +27,7 @@ WRITTEN = (
     *KEPT,
     results.DRAFT,
     ".progress.csv",
-    ".hydra/config.yaml",
+    CONFIG,
     ".hydra/hydra.yaml",
     ".hydra/overrides.yaml",
     "tensorboard/events.out.tfevents.*",
@@ -133,8 +134,8 @@ class RunFolder:
     def is_run_of(self, config: DictConfig) -> bool:
         """Whether the run in this folder had this config."""
         try:
-            recorded = OmegaConf.load(self.path / ".hydra" / "config.yaml")
-            return _settings(recorded) == _settings(config)
+            recorded = read_yaml(self.path / CONFIG)
+            return _settings(OmegaConf.create(recorded)) == _settings(config)
         except Exception:  # whatever a file that is no config brings about
             return False
 
@@ -152,7 +153,7 @@ class RunFolder:
         self._clear()
         hydra = self.path / ".hydra"
         hydra.mkdir(exist_ok=True)
-        OmegaConf.save(config, hydra / "config.yaml", resolve=True)
+        OmegaConf.save(config, self.path / CONFIG, resolve=True)
         for name, content in launch.items():
             OmegaConf.save(content, hydra / f"{name}.yaml")
 

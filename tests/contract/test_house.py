@@ -11,6 +11,7 @@ from bio_rl.rules import rule_class, rule_names
 HOUSE = Path(bio_rl.__file__).parent
 FLOORS = [
     "names",
+    "trust",
     "seeding",
     "activations",
     "layers",
