@@ -5,10 +5,10 @@ imported already, on the account of the program or of the user, and among a few 
 nothing but what they say. SECURITY.md tells what is promised.
 """
 
-import importlib
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,10 +38,7 @@ def imported(module: str) -> ModuleType:
         Untrusted: it is not.
     """
     if module not in sys.modules:
-        raise Untrusted(
-            f"it names code in the module {module!r}, which is not imported: import it first if you trust it "
-            f"(bio-rl play: --trust {module})"
-        )
+        raise Untrusted(f"it names code of {module!r}, which is not imported; {_remedy(module)}, or import it first")
     return sys.modules[module]
 
 
@@ -56,39 +53,48 @@ def check_names(values: Any) -> None:
             imported(named["module"])
 
 
-def check_environment(config: Mapping[str, Any], trusted: Collection[str] = ()) -> None:
+def check_environment(env: Mapping[str, Any], trusted: Collection[str] = ()) -> None:
     """Refuse an environment's config that names code other than known wrappers and spaces.
 
     Args:
-        config: the group ``env``, as plain data. A run keeps it resolved: nothing in it is to be looked up again.
+        env: the group of that name, as plain data. A run keeps it resolved: nothing in it is to be looked up again.
         trusted: the modules that the user named, whose code and submodules may be named too.
 
     Raises:
         Untrusted: naming what it is.
     """
-    if any("${" in text for text in _texts(config)):
+    if any("${" in text for text in _texts(env)):
         raise Untrusted("a text of env would be looked up elsewhere (${...}), which no run of ours leaves")
-    module, colon, _ = str(config.get("id")).partition(":")
-    if colon and not _within(module, ("bio_rl.tasks", *trusted)):
-        raise Untrusted(f"env.id={config['id']} names code of {module!r}; if you trust it, add --trust {module}")
+    for module in _foreign(env):
+        if not _within(module, trusted):
+            raise Untrusted(f"env names code of {module!r}, which is none of {', '.join(KNOWN)}; {_remedy(module)}")
     for name in ("kwargs", "evaluation_kwargs"):
-        check_names(config.get(name))
-    for target in _targets(config.get("wrapper")):
-        _check_target(target, trusted)
+        check_names(env.get(name))
+    for target in _targets(env.get("wrapper")):
+        module, _, name = str(target).rpartition(".")
+        if module in KNOWN and (name in WRITERS or not isinstance(getattr(import_module(module), name, None), type)):
+            raise Untrusted(f"env.wrapper names {target!r}, which is no wrapper that only looks")
 
 
-def _check_target(target: Any, trusted: Collection[str]) -> None:
-    module, _, name = str(target).rpartition(".")
-    if _within(module, trusted):
-        return
-    if module not in KNOWN or name in WRITERS:
-        known = ", ".join(KNOWN)
-        raise Untrusted(
-            f"env.wrapper names {target!r}, which is none of the known wrappers ({known}); if you trust it, add "
-            f"--trust {module.partition('.')[0] or name}"
-        )
-    if not isinstance(getattr(importlib.import_module(module), name, None), type):
-        raise Untrusted(f"env.wrapper names {target!r}, which is no class")
+def code_of_ones_own(config: Mapping[str, Any]) -> list[str]:
+    """The modules that a run's config names, beyond ours and the known ones, as ``play --trust`` takes them."""
+    rules = (target.rpartition(".")[0] for name in ("rule", "critic_rule") for target in _targets(config.get(name)))
+    return sorted({*_foreign(config["env"]), *(module for module in rules if not _within(module, ("bio_rl",)))})
+
+
+def _foreign(env: Mapping[str, Any]) -> Iterator[str]:
+    """The modules that a config of an environment names and that are not known."""
+    module, colon, _ = str(env.get("id")).partition(":")
+    if colon and not _within(module, ("bio_rl.tasks",)):
+        yield module
+    for target in _targets(env.get("wrapper")):
+        module = str(target).rpartition(".")[0]
+        if module not in KNOWN:
+            yield module
+
+
+def _remedy(module: str) -> str:
+    return f"if you trust it, say so: bio-rl play --trust {module}"
 
 
 def _within(module: str, roots: Collection[str]) -> bool:

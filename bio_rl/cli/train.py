@@ -30,6 +30,7 @@ from bio_rl.cli.schema import check_arguments
 from bio_rl.experiment.folder import FolderError, RunFolder
 from bio_rl.experiment.interruption import Interrupted, Interruption
 from bio_rl.experiment.output import as_return, complain, plain_warnings, say
+from bio_rl.trust import code_of_ones_own
 
 FINISHED = ("done", "diverged", "interrupted")
 """Statuses of runs that hold something which is not to be overwritten silently."""
@@ -264,7 +265,7 @@ def run_job(config: DictConfig) -> float:
                 return WORST
     for result, (each, _) in zip(results, claims, strict=True):
         if not (each.is_member and result["status"] == "done"):  # members are summed up in the end
-            _report(result, each.folder, _relative(each.folder, Path(context.runtime.cwd)))
+            _report(result, each, _relative(each.folder, Path(context.runtime.cwd)))
     for result in results:
         if result["status"] == "interrupted":
             raise Interrupted(Signals[result["signal"]])
@@ -329,14 +330,15 @@ def _end_workers(jobs: Sequence[Job]) -> None:
         time.sleep(0.1)
 
 
-def _report(result: dict[str, Any], folder: Path, shown: Path) -> None:
+def _report(result: dict[str, Any], job: Job, shown: Path) -> None:
     if result["status"] == "done":
+        trusted = "".join(f" --trust {module}" for module in code_of_ones_own(plain(job.config)))
         line = (
             f"return {as_return(result['return_mean'])} ± {as_return(result['return_std'])}"
             f" in {result['return_episodes']} episodes"
-            f" | bio-rl play {quote(str(shown))}"
+            f" | bio-rl play {quote(str(shown))}{trusted}"
         )
-        if (folder / "tensorboard").exists():
+        if (job.folder / "tensorboard").exists():
             # The folder that this run shares with those that it is compared with: its agent's, or the first below the
             # current one. TensorBoard names runs by their paths from there, and shows only where a name begins.
             runs = shown if shown.is_absolute() else Path(*shown.parts[:1])

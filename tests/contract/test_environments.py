@@ -214,7 +214,7 @@ def test_the_environment_gets_actions_of_its_own_space(box: str, agent: str) -> 
     task = ("env=gymnasium", "env.id=odd_tasks:Acts-v0", f"+env.kwargs.box={box}", f"agent={agent}")
     with warnings.catch_warnings(action="ignore"):
         assert main(["train", *task, *small, *settings, "hydra.run.dir=run"]) == 0
-    assert main(["play", "run", "--video", "it.mp4"]) == 0
+    assert main(["play", "run", "--trust", "odd_tasks", "--video", "it.mp4"]) == 0
 
 
 def test_whole_actions_reach_both_bounds_through_a_users_wrapper() -> None:
@@ -286,7 +286,7 @@ def test_a_small_film_is_scaled_up_and_holds_every_frame(train: Any) -> None:
     import imageio.v3 as iio
 
     assert train("env=gymnasium", "env.id=odd_tasks:Counts-v0", "evaluation.interval=0") == 0
-    assert main(["play", "run", "--video", "it.mp4", "--episodes", "2"]) == 0
+    assert main(["play", "run", "--trust", "odd_tasks", "--video", "it.mp4", "--episodes", "2"]) == 0
     film = iio.imread("it.mp4")
     assert film.shape == (12, 320, 320, 3)
     assert film[0].min() > 200
@@ -298,9 +298,9 @@ def test_a_small_film_is_scaled_up_and_holds_every_frame(train: Any) -> None:
 def test_play_of_a_task_that_cannot_draw_prints_returns(task: str, train: Any, capsys: pytest.CaptureFixture) -> None:
     assert train("env=gymnasium", f"env.id=odd_tasks:{task}-v0", "evaluation.interval=0") == 0
     capsys.readouterr()
-    assert main(["play", "run", "--episodes", "2"]) == 0
+    assert main(["play", "run", "--trust", "odd_tasks", "--episodes", "2"]) == 0
     assert capsys.readouterr().out.endswith("episode 1: return 18.0\nepisode 2: return 18.0\n")
-    assert main(["play", "run", "--video", "it.mp4"]) == 2
+    assert main(["play", "run", "--trust", "odd_tasks", "--video", "it.mp4"]) == 2
     err = capsys.readouterr().err
     assert "without --video its returns are printed" in err
     assert err.count("\n") == 1
@@ -318,7 +318,7 @@ def test_play_of_odd_frames_is_one_line(frame: str, expected: str, train: Any, c
     task = ("env=gymnasium", "env.id=odd_tasks:Counts-v0", f"+env.kwargs.frame={frame}", "evaluation.interval=0")
     assert train(*task) == 0
     capsys.readouterr()
-    assert main(["play", "run", "--video", "it.mp4"]) == 2
+    assert main(["play", "run", "--trust", "odd_tasks", "--video", "it.mp4"]) == 2
     assert expected in (err := capsys.readouterr().err)
     assert err.count("\n") == 1
 
@@ -328,7 +328,7 @@ def test_play_names_the_environment_that_fails(train: Any, capsys: pytest.Captur
     run = Path("run/.hydra/config.yaml")
     run.write_text(run.read_text().replace("where: never", "where: step"))
     capsys.readouterr()
-    assert main(["play", "run", "--video", "it.mp4"]) == 2
+    assert main(["play", "run", "--trust", "odd_tasks", "--video", "it.mp4"]) == 2
     assert "odd_tasks:Breaks-v0 failed in step: AssertionError" in capsys.readouterr().err
 
 
@@ -343,7 +343,7 @@ def test_play_without_a_screen_is_one_line(
         if is_mujoco:
             monkeypatch.setitem(sys.modules, "mujoco", None)
         capsys.readouterr()
-        assert main(["play", "run"]) == 2
+        assert main(["play", "run", "--trust", "odd_tasks"]) == 2
         err = capsys.readouterr().err
         assert "no window can be opened (there is no screen); --video FILE.mp4" in err
         assert err.endswith(remedy)

@@ -173,6 +173,8 @@ def test_what_the_user_trusts_is_imported(run: Path, capsys: pytest.CaptureFixtu
     assert main(["play", "run", "--video", "it.mp4"]) == 2
     assert "--trust mine" in capsys.readouterr().err
     assert main(["play", "run", "--video", "it.mp4", "--trust", "mine"]) == 0
+    assert main([*TRAIN, "hydra.run.dir=another", "env.wrapper={_target_: mine.Mine, max_reward: 0.5}"]) == 0
+    assert "| bio-rl play another --trust mine |" in capsys.readouterr().out
     assert main(["play", "run", "--video", "it.mp4", "--trust", "no_such_module"]) == 2
     assert "no_such_module" in capsys.readouterr().err
     del sys.modules["mine"]
