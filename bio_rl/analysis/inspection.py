@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from bio_rl.analysis.axes import drawable
 from bio_rl.analysis.models import Model
 from bio_rl.analysis.report import Chart, Line, Report, Section, Table, figures
-from bio_rl.analysis.runs import Evaluations, Run, Series, Unreadable
+from bio_rl.analysis.runs import Evaluations, Run, Series, Unreadable, flat
 
 STEPS = "timesteps"
 MOST_SETTINGS = 200
@@ -187,22 +186,13 @@ def _values(trained: Sequence[Tensor], untrained: Sequence[Tensor]) -> Iterator[
 
 
 def _settings(run: Run) -> Section:
-    rows = list(islice(_flat(run.config), MOST_SETTINGS))
+    rows = [(name, "null" if value is None else str(value)) for name, value in islice(flat(run.config), MOST_SETTINGS)]
     versions = run.result.get("versions")
     tables = [Table(("setting", "value"), rows)] if rows else []
     if isinstance(versions, Mapping):
         revision = ("revision", run.text("git_revision"))
         tables.append(Table(("version", ""), [*((str(k), str(v)) for k, v in versions.items()), revision]))
     return Section("Settings", "" if rows else "The run's config is not there.", (), tables, is_appendix=True)
-
-
-def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as ``group.key``."""
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", "null" if value is None else str(value)
 
 
 def _by_layer(

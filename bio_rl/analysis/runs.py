@@ -6,7 +6,9 @@ or spoilt costs a line in ``Run.problems``, not the rest. Reading is quick, for 
 
 import csv
 import json
+import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from bio_rl.experiment import result as results
 from bio_rl.experiment.folder import CONFIG
+from bio_rl.trust import MOST_BYTES as YAML_BYTES
 from bio_rl.trust import parse_yaml, plain_file
 
 EVALUATIONS, PROGRESS, DIAGNOSTICS = "evaluations.csv", "progress.csv", "diagnostics.csv"
@@ -28,6 +31,9 @@ PROBES = "probes.safetensors"
 TRAINED, UNTRAINED = ("model", "checkpoints/last"), "checkpoints/untrained"
 """Where a run keeps its networks: as they became, the first that there is; and as they began."""
 TIMESTEPS = "time/total_timesteps"
+OVERRIDES = ".hydra/overrides.yaml"
+MOST_BYTES = 2**28
+"""Of a table of a run's: what is longer is not ours, and would fill the memory."""
 
 Key = tuple[str, str, int | None]
 """What was measured, of which network, and of which layer, counted from 1; ``None`` where it is the network's."""
@@ -115,7 +121,9 @@ class Run:
         value: Any = self.result
         for name in names:
             value = value.get(name) if isinstance(value, Mapping) else None
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if abs(value) <= sys.float_info.max else math.inf
 
     def text(self, name: str) -> str:
         """A word of result.json; ``?`` where there is none."""
@@ -127,6 +135,12 @@ class Run:
         """The run's config, resolved."""
         config = self._tried(self.read_yaml, CONFIG)
         return config if isinstance(config, dict) else {}
+
+    @cached_property
+    def overrides(self) -> list[str]:
+        """What the run was started with, as on the command line, in the order of the names."""
+        overrides = self._tried(self.read_yaml, OVERRIDES)
+        return sorted(map(str, overrides)) if isinstance(overrides, list) else []
 
     @cached_property
     def evaluations(self) -> Evaluations:
@@ -190,7 +204,7 @@ class Run:
         Raises:
             Unreadable: it cannot be read.
         """
-        content = self._bytes(name)
+        content = self._bytes(name, YAML_BYTES)
         if content is None:
             return None
         try:
@@ -226,9 +240,11 @@ class Run:
             self.note(f"{self.folder / name} is no plain file, or is reached by a link, which is not followed")
         return path
 
-    def _bytes(self, name: str) -> bytes | None:
+    def _bytes(self, name: str, most: float = math.inf) -> bytes | None:
         path = self._file(name)
         try:
+            if path is not None and path.stat().st_size > most:
+                raise Unreadable(f"{path} is longer than {most} bytes, and is not read")
             return None if path is None else path.read_bytes()
         except OSError as error:
             raise Unreadable(f"{self.folder / name} cannot be read: {error.strerror or error}") from None
@@ -238,7 +254,7 @@ class Run:
     def _table(self, name: str, needed: Sequence[str]) -> tuple[list[str], list[list[str]]]:
         """The header of a CSV file and its rows up to the first that is not whole."""
         try:
-            text = (self._bytes(name) or b"").decode()
+            text = (self._bytes(name, MOST_BYTES) or b"").decode()
         except Unreadable as error:
             self.note(str(error))
             return [], []
@@ -295,6 +311,15 @@ def find_runs(folder: Path) -> Iterator[Path]:
             yield Path(path)
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings, each by its name ``group.key``."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _why_no_result(folder: Path) -> str:
     """What is wrong with the result.json of a folder that a run has left other files in.
 
@@ -309,6 +334,8 @@ def _why_no_result(folder: Path) -> str:
         hint = "" if inside is None else f"; there is one in {inside}"
         raise NoRun(f"{folder} is not the folder of a run: it has no {results.FILE}{hint}")
     try:
+        if file.stat().st_size > results.MOST_BYTES:
+            raise ValueError(f"it is longer than {results.MOST_BYTES} bytes")
         json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         problem = f"{file} cannot be read: {_line(error)}"

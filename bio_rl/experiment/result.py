@@ -13,6 +13,7 @@ from typing import Any
 FILE = "result.json"
 DRAFT = f".{FILE}.*"
 """What a process leaves that is killed while it writes the file."""
+MOST_BYTES = 2**24
 STATUSES = ("running", "done", "failed", "diverged", "interrupted")
 
 
@@ -38,8 +39,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """The folder's result, or ``None`` where there is none, or a file that no run of ours wrote."""
     file = folder / FILE
     try:
-        # What is no plain file may never end.
-        result = json.loads(file.read_text(encoding="utf-8")) if stat.S_ISREG(file.lstat().st_mode) else None
+        # What is no plain file may never end, and what is too long fill the memory.
+        found = file.lstat()
+        is_read = stat.S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES
+        result = json.loads(file.read_text(encoding="utf-8")) if is_read else None
     except (OSError, ValueError, RecursionError):
         return None
     return result if _is_ours(result) else None
