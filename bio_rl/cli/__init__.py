@@ -22,6 +22,7 @@ Reinforcement-learning agents that learn by biologically plausible credit assign
 
 commands:
   train   train an agent, as in: bio-rl train rule=feedback_alignment env=cartpole
+  tune    find settings for rules, the same budget for each: bio-rl tune rule=backprop,readout env=digits [--trials N]
   play    watch a trained agent: bio-rl play RUN_FOLDER [--video FILE.mp4]
   rules   the credit-assignment rules, their properties or costs [--cost] [--json] [--config-dir DIR]
   audit   what their updates depend on, measured: bio-rl audit [RULE ...] [--json] [--config-dir DIR]
@@ -207,8 +208,28 @@ def _inspect(arguments: list[str]) -> int:
     return inspect(options.run_folder, options.html, options.config_dir)
 
 
+def _tune(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="bio-rl tune",
+        description="Learning rates and settings for rules, found with the same trials, steps and seeds for each.",
+        epilog="members=8 is how many seeds a trial has, seed=1000000 the first, study=tuning the folder under runs/;"
+        " tuned=rule has bio-rl train take what was found. docs/tuning.md says more.",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as of bio-rl train; rule=a,b tunes both")
+    parser.add_argument("--trials", type=partial(_whole, least=1), default=20, help="of each rule (default: 20)")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="your own configs, where the values found go (default: conf/)"
+    )
+    options = parser.parse_intermixed_args(arguments)
+
+    from bio_rl.cli.tune import tune
+
+    return tune(options.overrides, options.trials, options.config_dir)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "tune": _tune,
     "play": _play,
     "rules": _rules,
     "audit": _audit,

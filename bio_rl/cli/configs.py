@@ -36,6 +36,8 @@ REMOVABLE = ("experiment", "tuned")
 CHOSEN = ("agent", "rule", "rule@critic_rule", "optimizer", "callbacks", "env")
 ARGUMENTS = ("agent", "rule", "critic_rule", "optimizer", "callbacks")
 """Where the keys are those of the file that was chosen, and any other argument of what it describes."""
+TUNED_BY_RULE = "tuned=${env}/${agent}/${rule}"
+"""What ``tuned=rule`` stands for: the file that ``bio-rl tune`` writes."""
 LONGEST_NAME, LONGEST_PATH = 255, 4000
 """What file systems take, in bytes; of the path something is left for the files in it."""
 LONGEST_SUFFIX = 200
@@ -92,22 +94,39 @@ def members(job: Job) -> list[tuple[DictConfig, Path]]:
 
 
 def shorthand(overrides: Iterable[str]) -> list[str]:
-    """``critic_rule=NAME`` as Hydra writes it: the group ``rule``, put at ``critic_rule``."""
-    return [f"rule@{override}" if override.startswith("critic_rule=") else override for override in overrides]
+    """Ours as Hydra writes it: ``critic_rule=NAME``, the group ``rule``, put at ``critic_rule``, and ``tuned=rule``."""
+    lines = [f"rule@{override}" if override.startswith("critic_rule=") else override for override in overrides]
+    return [TUNED_BY_RULE if line == "tuned=rule" else line for line in lines]
 
 
-def folder_suffix(overrides: str) -> str:
-    """What else was overridden, as the end of a folder's name: ``,key=value,...`` or nothing."""
+def folder_suffix(overrides: str, choices: Mapping[str, Any]) -> str:
+    """What else was overridden, as the end of a folder's name: ``,key=value,...`` or nothing.
+
+    Args:
+        overrides: as Hydra names a job by them, without the choice of ``tuned``.
+        choices: Hydra's.
+    """
     # Hydra cannot tell the rule, which the folder is named by already, from the critic's.
     overrides = re.sub(r"(^|,)rule=[^,]*", "", overrides).lstrip(",").replace("rule@critic_rule=", "critic_rule=")
     # Whether a key was added or changed makes no other run.
     overrides = re.sub(r"(^|,)\+{1,2}", r"\1", overrides)
+    overrides = ",".join(filter(None, [overrides, _tuned_suffix(choices)]))
     if not overrides:
         return ""
     name = os.fsencode("," + overrides.replace(os.sep, "_"))
     if len(name) <= LONGEST_SUFFIX:
         return os.fsdecode(name)
     return f"{name[:LONGEST_SUFFIX].decode(errors='ignore')}~{sha256(name).hexdigest()[:8]}"
+
+
+def _tuned_suffix(choices: Mapping[str, Any]) -> str:
+    """Which tuned settings were chosen, if not those of the task and the agent."""
+    tuned, usual = choices.get("tuned"), f"{choices['env']}/{choices['agent']}"
+    if tuned == usual:
+        return ""
+    if tuned is None:
+        return "~tuned"
+    return "tuned=rule" if tuned == f"{usual}/{choices['rule']}" else f"tuned={tuned}"
 
 
 OmegaConf.register_new_resolver("folder_suffix", folder_suffix, replace=True)
@@ -170,6 +189,22 @@ def compose_jobs(args: Namespace) -> list[Job]:
     finally:
         HydraConfig.instance().cfg = None
         GlobalHydra.instance().clear()
+
+
+def unequal_budgets(jobs: Iterable[Job]) -> str | None:
+    """What is unfair between the rules of a sweep, in words: that they were not tuned with one budget."""
+    budgets: dict[tuple[str, str], dict[str, str]] = {}
+    for job in jobs:
+        tuning = job.config.tuning
+        seeds = tuning and tuning.seeds[1] - tuning.seeds[0] + 1
+        budget = f"{tuning.trials} trials of {seeds} seeds x {tuning.timesteps} steps" if tuning else "not at all"
+        same = budgets.setdefault((str(job.choices["env"]), str(job.choices["agent"])), {})
+        same.setdefault(budget, str(job.choices["rule"]))
+    for (env, agent), found in budgets.items():
+        if len(found) > 1:
+            how = "; ".join(f"{rule}: {budget}" for budget, rule in found.items())
+            return f"the rules were not tuned alike for {agent} on {env} ({how})"
+    return None
 
 
 @contextmanager
@@ -297,6 +332,7 @@ class _Composer:
         job = Job(config, Path(full.hydra.runtime.output_dir), choices, sweep_folder)
         _check_names(job)
         self._check_task(job)
+        self._check_tuned(job)
         return job
 
     def _is_choice(self, override: Override) -> bool:
@@ -451,6 +487,16 @@ class _Composer:
             )
         if env.name != task and env.name in self._known_choices("env"):
             raise UserError(f"env.name={env.name}: this is the name of another task, which env={task} is not")
+
+    def _check_tuned(self, job: Job) -> None:
+        """What nobody has tuned for a task is left out silently, but not where it was asked for."""
+        env, agent, rule = (job.choices[group] for group in ("env", "agent", "rule"))
+        tuned = f"{env}/{agent}/{rule}"
+        if job.choices.get("tuned") == tuned and tuned not in self._known_choices("tuned"):
+            raise UserError(
+                f"tuned=rule: there is no tuned/{tuned}.yaml, the settings of {rule} with {agent} on {env};"
+                f" this makes it: bio-rl tune rule={rule} env={env} agent={agent}"
+            )
 
     def _load_shipped(self, lines: tuple[str, ...]) -> dict[str, Any]:
         """What choices alone make of our primary config, whose place no file of the user's takes."""

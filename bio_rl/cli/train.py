@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, plain, resolved, shorthand
+from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, plain, resolved, shorthand, unequal_budgets
 from bio_rl.cli.errors import UserError, first_line, nearest
 from bio_rl.cli.schema import check_arguments
 from bio_rl.experiment.folder import FolderError, RunFolder
@@ -59,6 +59,8 @@ def train(arguments: Sequence[str]) -> int:
         _hand_over([*args.flags, *args.overrides])
         return 0
     check_agents()
+    if unfair := unequal_budgets(jobs):
+        complain(f"warning: {unfair}")
     for job in jobs:
         check_numbers(job)
     runs_of = [job.runs() for job in jobs]
