@@ -1,6 +1,7 @@
 """Stable-Baselines3's agents, whose networks learn by a credit-assignment rule of your choice."""
 
 from agents.a2c import A2C
+from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.diagnosis import minibatches
 from agents.learning import learn_together
 from agents.members import Members
@@ -21,8 +22,10 @@ __all__ = [
     "adapt_spaces",
     "flatten_observation",
     "learn_together",
+    "load_checkpoint",
     "load_model",
     "minibatches",
     "round_actions",
+    "save_checkpoint",
     "save_model",
 ]

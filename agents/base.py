@@ -98,6 +98,8 @@ class RuleAgent(OnPolicyAlgorithm):
     default_log_interval: ClassVar[int] = 1
     in_step: ClassVar[bool] = True
     """Whether members take their environments' steps at the same time, and none waits for another."""
+    iterations: int = 0
+    """Rollouts of a training that a checkpoint holds, which the next ``learn`` counts on from."""
     _logs_update: bool = True
     """Whether anybody looks at the next update's scalars."""
     learns_apart: bool = False

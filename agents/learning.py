@@ -5,7 +5,7 @@ time steps are used up. Networks act and learn for all members at once; environm
 and loggers are each member's own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,22 +33,25 @@ COLUMNS = ("observations", "actions", "rewards", "returns", "episode_starts", "v
 
 def learn_together(
     agents: Sequence["RuleAgent"],
-    total_timesteps: int,
+    total_timesteps: int | Sequence[int],
     callbacks: Sequence[MaybeCallback],
     log_interval: int | None = -1,
     tb_log_name: str | None = None,
     reset_num_timesteps: bool = True,
     progress_bar: bool = False,
+    after_update: Callable[[Members], None] | None = None,
 ) -> dict[int, BaseException]:
     """Train agents that are alike but for their seeds; each learns what it would learn alone.
 
     Args:
         agents: one, or several.
-        total_timesteps: of each.
+        total_timesteps: of each, or one number for each; without ``reset_num_timesteps``, beyond those that it has.
         callbacks: one for each agent, in Stable-Baselines3's sense.
         log_interval: rollouts from one dump of the logs to the next; -1 for SB3's default, ``None`` for never.
         tb_log_name: the agents' name by default.
         reset_num_timesteps, progress_bar: as for SB3's ``learn``.
+        after_update: called between an update and the next rollout: there, after ``Members.settle``, an agent is
+            whole and ``save_checkpoint`` may save it.
 
     Returns:
         What ended a member before its time, by its index; a single agent's error is raised.
@@ -60,16 +63,17 @@ def learn_together(
     members = Members(agents)
     log_interval = members.first.default_log_interval if log_interval == -1 else log_interval
     name = type(members.first).__name__ if tb_log_name is None else tb_log_name
+    totals = [total_timesteps] * len(agents) if isinstance(total_timesteps, int) else total_timesteps
     running: dict[int, BaseCallback] = {}
     try:
         for index, agent in members.still_learning():
             with members.alone(index):
                 _, running[index] = agent._setup_learn(
-                    total_timesteps, callbacks[index], reset_num_timesteps, name, progress_bar and index == 0
+                    totals[index], callbacks[index], reset_num_timesteps, name, progress_bar and index == 0
                 )
                 running[index].on_training_start(locals(), globals())
         members.join_environments()
-        iteration = 0
+        iteration = 0 if reset_num_timesteps else members.first.iterations
         while members.drop_finished():
             _collect(members, running)
             iteration += 1
@@ -83,6 +87,10 @@ def learn_together(
                 is_last = any(agent.num_timesteps >= agent._total_timesteps for _, agent in members.still_learning())
                 members.logs = is_last or (log_interval is not None and (iteration + 1) % log_interval == 0)
                 _update(members)
+            if after_update is not None:
+                for _, agent in members.still_learning():
+                    agent.iterations = iteration
+                after_update(members)
     finally:
         members.release()
     for index in running.keys() - members.failures.keys():

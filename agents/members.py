@@ -180,15 +180,22 @@ class Members(Stack):
             for index, _ in self.still_learning():
                 self._give_back(index)
 
-    def _give_back(self, index: int) -> None:
+    def settle(self, index: int) -> None:
+        """Bring all that a member's training depends on to the member, which goes on learning with the others."""
         if self.joint_env is not None:
             self.joint_env.split(index)
+        if not self.lead or self.first.learns_apart:
+            return
         policy = self.agents[index].policy
         for group, stacked_group in zip(policy.optimizer.param_groups, self.optimizer.param_groups, strict=True):
             group["lr"] = stacked_group["lr"]
             for parameter, stacked in zip(group["params"], stacked_group["params"], strict=True):
                 if state := self.optimizer.state.get(stacked):
                     policy.optimizer.state[parameter] = {key: _part(value, index) for key, value in state.items()}
+
+    def _give_back(self, index: int) -> None:
+        self.settle(index)
+        policy = self.agents[index].policy
         for parameter in policy.parameters():
             parameter.data = parameter.data.clone()
         for module in policy.modules():

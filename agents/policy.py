@@ -21,7 +21,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from agents.spaces import FlattenDictExtractor, check_spaces
+from agents.spaces import FlattenDictExtractor, check_spaces, in_own_memory
 from bio_rl import Network, Rule, make_rule
 from bio_rl.activations import ACTIVATIONS, find_activation
 from bio_rl.names import argument_names, nearest
@@ -133,6 +133,11 @@ class RulePolicy(ActorCriticPolicy):
     def networks(self) -> dict[str, Network]:
         """The networks by what they are: ``actor`` and, if there is one, ``critic``; or ``shared``."""
         return {name: net for name, net in self.mlp_extractor.named_children() if isinstance(net, Network)}
+
+    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
+        """As SB3's, in memory of its own."""
+        tensors, is_batch = super().obs_to_tensor(observation)
+        return in_own_memory(tensors), is_batch
 
     def activities(self, observation: np.ndarray | dict[str, np.ndarray]) -> dict[str, Sequence[Tensor]]:
         """Every layer's activity of each network, for observations as ``predict`` takes them.

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation, TransformAction
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor, cat
+from torch import Tensor, cat, contiguous_format
 
 MANY_INPUTS = 10_000
 """Inputs beyond which a dense network is warned of: a layer of 64 neurons has 640,000 weights then."""
@@ -49,6 +49,16 @@ def adapt_spaces(env: gym.Env) -> gym.Env:
         return env
     low, high = (np.nan_to_num(bound.astype(np.float32)) for bound in (space.low, space.high))
     return TransformAction(env, lambda action: action, spaces.Box(low, high, dtype=np.float32))
+
+
+def in_own_memory(observations: Any) -> Any:
+    """Tensors of observations that share no memory with arrays of environments, sample by sample.
+
+    Products of matrices may differ in their last bit by how and where in memory an argument lies.
+    """
+    if isinstance(observations, dict):
+        return {key: in_own_memory(part) for key, part in observations.items()}
+    return observations.clone(memory_format=contiguous_format)
 
 
 def flatten_observation(env: gym.Env) -> gym.Env:

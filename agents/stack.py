@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from agents.distributions import Distribution, StateDependentNoise, of_outputs
+from agents.spaces import in_own_memory
 from bio_rl import Network
 
 if TYPE_CHECKING:
@@ -59,9 +60,8 @@ class Stack:
     def features(self, observations: Observations) -> Tensor:
         """Observations of all members' environments, one member after the other, as ``(m, b, f)``."""
         policy = self.first.policy
-        flat = BasePolicy.extract_features(
-            policy, obs_as_tensor(observations, self.first.device), policy.pi_features_extractor
-        )
+        tensors = in_own_memory(obs_as_tensor(observations, self.first.device))
+        flat = BasePolicy.extract_features(policy, tensors, policy.pi_features_extractor)
         return flat.view(*self.lead, -1, flat.shape[-1])
 
     def distribution(self, features: Tensor) -> Distribution:

@@ -179,7 +179,7 @@ def stays(folder: RunFolder, run: Job) -> bool:
     if result is None or result["status"] not in FINISHED or run.config.overwrite:
         return False
     several = run.is_one_of_several
-    if several and result["status"] == "interrupted":
+    if (several and result["status"] == "interrupted") or folder.goes_on(run.config):
         return False
     if several and folder.is_run_of(run.config):
         return True

@@ -93,7 +93,7 @@ class Diagnostics(BaseCallback):
         return {"seconds": round(self.seconds, 3), **last} if last else {}
 
     def _on_training_start(self) -> None:
-        if self.interval:
+        if self.interval and not self.num_timesteps:  # otherwise training goes on
             if self.probes:
                 Checkpoints(self.folder, "none").keep(self.model, UNTRAINED)
             self._write("w", [HEADER])

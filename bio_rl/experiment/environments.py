@@ -16,17 +16,21 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from bio_rl.experiment.finite import FiniteEnvs
+from bio_rl.experiment.isolation import isolated
+from bio_rl.snapshot import Tree, put, take
 from bio_rl.tasks import BATCHED, make_batched
 from bio_rl.tasks.vec_env import BatchedVecEnv
 
 LONGEST_EPISODE = 1000
 """Steps after which an episode is cut where neither the environment nor the config sets a limit."""
+STEPS_TRIED = 30
+"""By which it is found out how an environment can be restored, before and after."""
 
 ROUND_ACTIONS, ADAPT_SPACES = "agents.round_actions", "agents.adapt_spaces"
 """By their names, as Hydra's ``_target_`` names the agent: what makes environments does not depend on agents."""
 
 
-def make_env(config: DictConfig, render_mode: str | None = None) -> Monitor:
+def make_env(config: DictConfig, render_mode: str | None = None) -> "TaskMonitor":
     """One environment of the config group ``env``, in its wrappers, and monitored.
 
     Raises:
@@ -70,6 +74,50 @@ def training_envs(config: DictConfig, gamma: float, in_process: bool = False) ->
             norm_obs_keys=None if config.norm_obs_keys is None else list(config.norm_obs_keys),
         )
     return envs
+
+
+def how_to_restore(config: DictConfig) -> bool | None:
+    """How an environment is brought to the midst of another one's episode, as is tried with three of them.
+
+    Args:
+        config: the group ``env``.
+
+    Returns:
+        What ``TaskMonitor.restore`` is to be told: whether to replay the episode; ``None`` if neither way restores it.
+    """
+    if _batched(config, 1) is not None:
+        return False
+    with isolated(seed=0):
+        original = make_env(config)
+        original.reset(seed=0)
+        original.action_space.seed(0)
+        actions = [original.action_space.sample() for _ in range(2 * STEPS_TRIED)]
+        for _ in range(2):  # what an episode leaves may matter in the next one
+            original.reset()
+            _play(original, actions[:STEPS_TRIED])
+        snapshot = original.snapshot()
+        twins = {replay: make_env(config) for replay in (False, True)}
+        with isolated(seed=0):
+            expected = _play(original, actions[STEPS_TRIED:])
+        for replay, twin in twins.items():
+            twin.reset(seed=1)
+            with suppress(Exception):  # each environment has its own against being changed
+                twin.restore(snapshot, replay)
+                with isolated(seed=0):
+                    if _play(twin, actions[STEPS_TRIED:]) == expected:
+                        return replay
+    return None
+
+
+def _play(env: Monitor, actions: Sequence[Any]) -> list[Any]:
+    """What an environment answers to actions, in numbers that can be compared."""
+    answers = []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        answers.append((take(observation), float(reward), terminated, truncated))
+        if terminated or truncated:
+            answers.append((take(env.reset()[0]), 0.0, False, False))
+    return [repr(answer) for answer in answers]
 
 
 def evaluation_envs(config: DictConfig, episodes: int) -> VecEnv:
@@ -133,6 +181,9 @@ class TaskMonitor(Monitor):
         super().__init__(env)
         self.task = task
         self.id = id
+        self._generator_before: Tree = None
+        self._reset_by: dict[str, Any] = {}
+        self._actions: list[np.ndarray] = []
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """As the environment's own.
@@ -140,6 +191,8 @@ class TaskMonitor(Monitor):
         Raises:
             RuntimeError: what the environment or a wrapper raised, with the environment's id.
         """
+        self._generator_before, self._reset_by = take(getattr(self.unwrapped, "_np_random", None)), kwargs
+        self._actions.clear()
         try:
             observation, info = super().reset(**kwargs)
         except Exception as error:
@@ -153,6 +206,7 @@ class TaskMonitor(Monitor):
         Raises:
             RuntimeError: what the environment or a wrapper raised, with the environment's id.
         """
+        self._actions.append(np.array(action))
         try:
             observation, reward, terminated, truncated, info = super().step(action)
         except Exception as error:
@@ -161,6 +215,30 @@ class TaskMonitor(Monitor):
             info["episode"] |= {"r": sum(self.task.rewards), "l": len(self.task.rewards)}
             self.episode_returns[-1], self.episode_lengths[-1] = info["episode"]["r"], info["episode"]["l"]
         return observation, reward, bool(terminated), bool(truncated), info
+
+    def snapshot(self) -> Tree:
+        """The state of the environment and its wrappers, and what has happened since the last reset."""
+        past = [self._generator_before, self._actions, self.episode_returns, self.episode_lengths, self.episode_times]
+        return {
+            "generator": self._generator_before,
+            "reset_by": take(self._reset_by),
+            "actions": take(np.array(self._actions)),
+            "state": take(self, without=past),
+        }
+
+    def restore(self, tree: Tree, replay: bool = True) -> None:
+        """Bring the environment to where another one was that was made alike.
+
+        Args:
+            tree: the other one's ``snapshot``.
+            replay: whether its episode is played again first, for what of its state is inside a simulator.
+        """
+        if replay:
+            self.unwrapped._np_random = put(getattr(self.unwrapped, "_np_random", None), tree["generator"])
+            self.reset(**put({}, tree["reset_by"]))
+            for action in put(None, tree["actions"]):
+                self.step(action)
+        put(self, tree["state"])
 
 
 class ProcessVecEnv(SubprocVecEnv):

@@ -38,6 +38,8 @@ WRITTEN = (
     "interface.safetensors",
     *(f"{folder}/{file}" for folder in ("model", "checkpoints/*") for file in MODEL),
     "traceback.txt",
+    "resume/*.safetensors",
+    "resume/.*.safetensors",
 )
 """All that a run may leave in its folder, ``*`` being any text. What else is there is somebody's, and so the folder."""
 PATIENCE = 1.0
@@ -139,18 +141,41 @@ class RunFolder:
         except Exception:  # whatever a file that is no config brings about
             return False
 
+    def goes_on(self, config: DictConfig) -> str | None:
+        """How a run of this config goes on with the one in this folder: from where that was cut off, or from its end.
+
+        Returns:
+            ``"cut off"``, ``"final"`` for a finished run of fewer time steps, or ``None`` if it cannot.
+        """
+        status = (self.read_result() or {}).get("status")
+        if status in ("running", "interrupted") and self.is_run_of(config):
+            return "cut off"
+        longer = config.copy()
+        longer.env.timesteps = (self.read_result() or {}).get("timesteps_requested")
+        is_longer = status == "done" and config.env.timesteps > (longer.env.timesteps or 0)
+        return "final" if is_longer and self.is_run_of(longer) else None
+
+    def changed(self, versions: Mapping[str, str]) -> str:
+        """Which versions the run in this folder had that are not these, in words; empty if none."""
+        had = (self.read_result() or {}).get("versions", {})
+        return ", ".join(f"{name} {had.get(name)}, not {now}" for name, now in versions.items() if had.get(name) != now)
+
     # -- writing -------------------------------------------------------------------------
 
-    def begin(self, result: Mapping[str, Any], config: DictConfig, launch: Mapping[str, Any]) -> None:
+    def begin(
+        self, result: Mapping[str, Any], config: DictConfig, launch: Mapping[str, Any], clear: bool = True
+    ) -> None:
         """Put a new run in the place of an earlier one: its first result, and what it was started with.
 
         Args:
             result: with the status ``running``.
             config: of the run, kept with every interpolation resolved.
             launch: Hydra's own files, by their names without suffix.
+            clear: whether what the earlier run left is removed; ``False`` where it goes on.
         """
         self.write_result(result)
-        self._clear()
+        if clear:
+            self._clear()
         hydra = self.path / ".hydra"
         hydra.mkdir(exist_ok=True)
         OmegaConf.save(config, self.path / CONFIG, resolve=True)
@@ -192,6 +217,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 def _settings(config: Any) -> dict[str, Any]:
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    # Says what may be replaced, and nothing of the run.
-    settings.pop("overwrite", None)
+    # They say what may be replaced and what is saved on the way, and nothing of what is learnt.
+    for name in ("overwrite", "resume"):
+        settings.pop(name, None)
     return settings

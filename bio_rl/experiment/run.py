@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
@@ -24,7 +25,7 @@ from bio_rl.experiment import result as results
 from bio_rl.experiment.callbacks import make_callbacks
 from bio_rl.experiment.checkpoints import save_model
 from bio_rl.experiment.diagnostics import Diagnostics
-from bio_rl.experiment.environments import evaluation_envs, training_envs
+from bio_rl.experiment.environments import evaluation_envs, how_to_restore, training_envs
 from bio_rl.experiment.evaluation import (
     FINAL,
     Evaluator,
@@ -37,17 +38,31 @@ from bio_rl.experiment.finite import NotFinite
 from bio_rl.experiment.folder import RunFolder, this_process
 from bio_rl.experiment.interruption import Interrupted, Interruption, signal_of
 from bio_rl.experiment.isolation import isolated
-from bio_rl.experiment.logger import log_config, log_final, make_logger
+from bio_rl.experiment.logger import ProgressFile, log_config, log_final, make_logger
 from bio_rl.experiment.output import complain
 from bio_rl.experiment.progress import ProgressBar
 from bio_rl.experiment.provenance import git_revision, source_hashes, versions
+from bio_rl.experiment.resume import (
+    LAST,
+    PeriodicSaving,
+    States,
+    cut_event_files,
+    event_files,
+    newest_common,
+    put_tables,
+    tables,
+)
 from bio_rl.experiment.settings import check_settings
 from bio_rl.network import Network
 from bio_rl.rule import Divergence, Rule, rule_settings
 from bio_rl.seeding import Stream, derive_seeds
+from bio_rl.snapshot import Tree, put, take
 
 LEARN_TOGETHER, MEMBERS = "agents.learn_together", "agents.Members"
+AGENT_STATE, PUT_AGENT_STATE = "agents.checkpoint.agent_state", "agents.checkpoint.put_agent_state"
 """By their names, as Hydra's ``_target_`` names the agent: what runs agents does not depend on them."""
+IN_CALLBACKS = ("model", "locals", "globals", "parent")
+"""What callbacks of Stable-Baselines3 hold of the training that they look at."""
 MEASURED = (
     "return_mean",
     "return_std",
@@ -67,6 +82,9 @@ def run(
     launch: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Train and evaluate one agent, or several together, and leave all that is known about each in its folder.
+
+    A run that was cut off goes on from the last state that it saved, to the same end, if it was one of this config and
+    of these versions; a finished one of fewer time steps goes on from its end.
 
     Agents that learn together are members: each is a run with a folder of its own, and what ends
     one before its time ends no other. A run that fails, diverges or is interrupted leaves the same
@@ -95,11 +113,11 @@ def run(
             Run(config, folder, choices, provenance, interruption)
             for config, folder in zip(configs, folders, strict=True)
         ]
-        for each in runs:
-            each.begin(launch or {})
+        for each, state in zip(runs, states_to_go_on_from(runs), strict=True):
+            each.begin(launch or {}, state)
         try:
             with interruption.raised():
-                _train(runs)
+                _train(runs, interruption)
         except KeyboardInterrupt as told:
             for each in runs:
                 if each.is_running:
@@ -109,7 +127,7 @@ def run(
     return [each.result for each in runs]
 
 
-def _train(runs: Sequence["Run"]) -> None:
+def _train(runs: Sequence["Run"], interruption: Interruption) -> None:
     """From the first environment to the last evaluation; whatever goes wrong in a run is that run's."""
     for each in runs:
         with each.accounted():
@@ -120,14 +138,14 @@ def _train(runs: Sequence["Run"]) -> None:
     config, seeds = learning[0].config, [each.config.seed for each in learning]
     title = f"{learning[0].result['rule']} seed={seeds[0]}" + (f"..{seeds[-1]}" if len(seeds) > 1 else "")
     timesteps = whole_rollouts(learning[0].agent, config.env.timesteps)
-    if timesteps != config.env.timesteps:
+    if timesteps != config.env.timesteps and not learning[0].begun:
         complain(f"env.timesteps={config.env.timesteps} is rounded up to whole rollouts: {timesteps}")
     evaluators, agents = [each.evaluator for each in learning], [each.agent for each in learning]
     if TogetherEvaluated.is_possible(evaluators, agents):
         TogetherEvaluated(evaluators, agents)
     started = time.perf_counter()
     with ProgressBar(title, timesteps) as bar:
-        _learn(learning, config, bar)
+        _learn(learning, config, bar, interruption)
     seconds = time.perf_counter() - started - sum(each.seconds_looking for each in learning)
     for each in learning:
         if each.is_running:
@@ -135,18 +153,17 @@ def _train(runs: Sequence["Run"]) -> None:
                 each.finish(seconds)
 
 
-def _learn(runs: Sequence["Run"], config: DictConfig, bar: ProgressBar) -> None:
-    callbacks = [each.callbacks(bar) for each in runs]
+def _learn(runs: Sequence["Run"], config: DictConfig, bar: ProgressBar, interruption: Interruption) -> None:
     settings = _given(log_interval=config.logging.interval)
-    if len(runs) == 1:
-        (only,) = runs
-        with only.accounted():
-            only.agent.learn(config.env.timesteps, callbacks[0], **settings)
-        return
-    agents = [each.agent for each in runs]
-    failures = get_method(LEARN_TOGETHER)(agents, config.env.timesteps, callbacks, **settings)
-    for index, error in failures.items():
-        runs[index].fail(error)
+    if config.resume.interval:
+        settings["after_update"] = PeriodicSaving(runs, config.resume.interval, interruption)
+    agents, left = [each.agent for each in runs], [config.env.timesteps - each.begun for each in runs]
+    callbacks = [each.look(bar) for each in runs]
+    with runs[0].accounted() if len(runs) == 1 else nullcontext():
+        goes_on = any(each.begun for each in runs)
+        failures = get_method(LEARN_TOGETHER)(agents, left, callbacks, reset_num_timesteps=not goes_on, **settings)
+        for index, error in failures.items():
+            runs[index].fail(error)
 
 
 class Run:
@@ -161,11 +178,14 @@ class Run:
 
     Attributes:
         result: what is known of it so far.
+        states: which it saves on the way.
+        begun: the time steps from which it goes on; 0 for a run from the start.
         agent, evaluator: once they are built.
     """
 
     agent: OnPolicyAlgorithm
     evaluator: Evaluator
+    begun = 0
 
     def __init__(
         self,
@@ -189,6 +209,9 @@ class Run:
             "evaluation_deterministic": config.evaluation.deterministic,
             **dict.fromkeys(MEASURED),
         }
+        self.states = States(folder.path)
+        self._from: Tree = None
+        self._seconds_before = 0.0
         self._started = time.perf_counter()
         self._closing = ExitStack()
 
@@ -196,9 +219,17 @@ class Run:
     def is_running(self) -> bool:
         return self.result["status"] == "running"
 
-    def begin(self, launch: Mapping[str, Any]) -> None:
-        """Take over the folder."""
-        self.folder.begin(self.result | self.provenance, self.config, launch)
+    def begin(self, launch: Mapping[str, Any], state: Tree = None) -> None:
+        """Take over the folder.
+
+        Args:
+            launch: Hydra's files.
+            state: from which the run there goes on; ``None`` for one from the start.
+        """
+        self._from = state
+        if state is not None:
+            cut_event_files(self.folder.path, state["event_files"])
+        self.folder.begin(self.result | self.provenance, self.config, launch, clear=state is None)
 
     @property
     def seconds_looking(self) -> float:
@@ -260,18 +291,56 @@ class Run:
         self.evaluator = Evaluator(config, self.folder.path)
         self._closing.callback(self.evaluator.close)
         self.diagnostics = Diagnostics(config.diagnostics, self.folder.path)
-        log_config(self.agent.logger, config)
-
-    def callbacks(self, bar: ProgressBar) -> list[BaseCallback]:
-        """What sees its training."""
-        return [
-            EndsWhenTold(self.interruption),
-            FiniteParameters(),
+        self.looking = [
             PeriodicEvaluation(self.evaluator, self.config.evaluation.interval, _rule_scalars),
             self.diagnostics,
             *self.added,
-            bar.follower(),
         ]
+        if self._from is None:
+            log_config(self.agent.logger, config)
+        else:
+            self._go_on(self._from)
+
+    def look(self, bar: ProgressBar) -> list[BaseCallback]:
+        """What sees its training."""
+        return [EndsWhenTold(self.interruption), FiniteParameters(), *self.looking, bar.follower()]
+
+    def state(self) -> Tree:
+        """All that the rest of the run depends on, as plain data."""
+        for output in self._outputs(TensorBoardOutputFormat):
+            output.writer.flush()
+        return {
+            "kind": "run",
+            "agent": get_method(AGENT_STATE)(self.agent),
+            "looking": take(self._followed(), self._not_followed(), unnamed=IN_CALLBACKS),
+            "tables": take(tables(self.folder.path)),
+            "event_files": event_files(self.folder.path),
+            "seconds": self._seconds(),
+        }
+
+    def _go_on(self, state: Tree) -> None:
+        """Bring the agent and what looks at it to where they were."""
+        put_tables(self.folder.path, put(None, state["tables"]))
+        get_method(PUT_AGENT_STATE)(self.agent, state["agent"])
+        put(self._followed(), state["looking"])
+        self.begun, self._seconds_before = self.agent.num_timesteps, state["seconds"]
+        self.result["resumed_at"] = self.begun
+        if how_to_restore(self.config.env) is None:
+            self.result["resumed_exactly"] = False
+            self.agent._last_obs = None  # the environments begin a new episode
+
+    def _followed(self) -> list[Any]:
+        return [self.evaluator, *self.looking, *self._outputs(ProgressFile)]
+
+    def _not_followed(self) -> list[Any]:
+        return [self.agent, self.agent.env, self.agent.logger, self.evaluator.envs, self.evaluator.together]
+
+    def _outputs(self, kind: type) -> list[Any]:
+        return [each for each in self.agent.logger.output_formats if isinstance(each, kind)]
+
+    def _seconds(self) -> float:
+        """That the run has taken, before it was cut off too."""
+        return self._seconds_before + time.perf_counter() - self._started
 
     def finish(self, learning_seconds: float) -> None:
         """Evaluate it once more, and say what was measured.
@@ -286,7 +355,7 @@ class Run:
             "return_mean": final.return_mean,
             "return_std": final.return_std,
             "return_episodes": len(final.returns),
-            "steps_per_second": round(self.agent.num_timesteps / learning_seconds, 1),
+            "steps_per_second": round((self.agent.num_timesteps - self.begun) / learning_seconds, 1),
             "feedback_angle": _angles(self.agent),
         }
         self.end("done")
@@ -306,10 +375,25 @@ class Run:
                     if _is_finite(self.agent):
                         save_model(self.agent, self.folder.path / "model")
                     self.agent.logger.close()
-        self.result["wall_seconds"] = round(time.perf_counter() - self._started, 3)
+        self.result["wall_seconds"] = round(self._seconds(), 3)
         self.result["peak_memory_mb"] = results.peak_memory_mb()
         self.result |= self.provenance
         self.folder.write_result(self.result)
+
+
+def states_to_go_on_from(runs: Sequence["Run"]) -> list[Tree]:
+    """The state from which each of the runs goes on; ``None`` for all that begin anew."""
+    anew = [None] * len(runs)
+    ways = {each.folder.goes_on(each.config) for each in runs}
+    if len(ways) > 1 or runs[0].config.overwrite or (way := ways.pop()) is None:
+        return anew
+    if changed := [text for each in runs if (text := each.folder.changed(each.provenance["versions"]))]:
+        complain(f"{runs[0].folder.path} begins anew: its unfinished run was of {changed[0]}")
+        return anew
+    states = [each.states for each in runs]
+    if way == LAST:
+        return [each.read(LAST) for each in states] if all(each.has_final for each in states) else anew
+    return newest_common(states) or anew
 
 
 def whole_rollouts(agent: OnPolicyAlgorithm, timesteps: int) -> int:

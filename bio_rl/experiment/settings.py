@@ -42,6 +42,7 @@ RANGES = {
     "torch_threads": Range(1, 1024),
     "evaluation.episodes": Range(1, 100_000),
     "evaluation.interval": Range(0, LONGEST),
+    "resume.interval": Range(0, LONGEST, whole=False),
     "env.n_envs": Range(1, 100_000),
     "env.timesteps": Range(1, LONGEST),
     "env.max_episode_steps": Range(1, LONGEST),

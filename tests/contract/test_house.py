@@ -12,6 +12,7 @@ HOUSE = Path(bio_rl.__file__).parent
 FLOORS = [
     "names",
     "trust",
+    "snapshot",
     "seeding",
     "activations",
     "layers",

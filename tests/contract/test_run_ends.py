@@ -82,7 +82,7 @@ def test_an_interrupted_sweep_says_what_is_left_and_the_command_that_goes_on(
     sweep = ("-m", *ENDS, "hydra.sweep.dir=s", "hydra.sweep.subdir='s${env.kwargs.how}'")
     assert train(*sweep, "+env.kwargs.how='',SIGTERM,exit") == 143
     out, err = capsys.readouterr()
-    assert out.count("bio-rl play s/s\n") == 1
+    assert out.count("bio-rl play s/s --trust misbehaving_envs\n") == 1
     assert "2 of 3 runs are not done:\n  interrupted: s/sSIGTERM\n  not started: s/sexit\n" in err
     (line,) = (line for line in err.splitlines() if "the same command goes on" in line)
     command = shlex.split(line.partition(": bio-rl ")[2])

@@ -31,7 +31,8 @@ def test_a_finished_run_has_every_file_and_every_key(train: Train, capfd: pytest
     assert "bio-rl play run" in out
     assert err == "", "no progress bar where stderr is not a terminal"
     assert {path.name for path in Path("run").iterdir()} == {
-        ".hydra", ".lock", "tensorboard", "progress.csv", "evaluations.csv", "checkpoints", "model", "result.json",
+        ".hydra", ".lock", "tensorboard", "progress.csv", "evaluations.csv", "checkpoints", "model", "resume",
+        "result.json",
     }  # fmt: skip
     found = result()
     assert (found["status"], found["agent"], found["rule"], found["env"]) == (

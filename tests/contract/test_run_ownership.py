@@ -93,6 +93,7 @@ def test_a_new_run_removes_all_that_an_earlier_one_wrote(train: Train) -> None:
     assert sorted(str(file.relative_to("run")) for file in Path("run").rglob("*") if file.is_file()) == [
         ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", ".lock",
         "evaluations.csv", "model/policy.safetensors", "model/policy.yaml", "result.json",
+        "resume/final.safetensors",
     ]  # fmt: skip
     assert not Path("run/tensorboard").exists()
     assert not Path("run/checkpoints").exists()

@@ -1,0 +1,177 @@
+"""A run that was cut off goes on: its whole state, saved on the way."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bio_rl.experiment.interruption import Interruption
+from bio_rl.experiment.output import complain
+from bio_rl.snapshot import Damaged, Tree, read, write
+
+FOLDER, SUFFIX, LAST = "resume", ".safetensors", "final"
+KEPT = 2
+"""States of a run that is not finished; should the last one be damaged, there is the one before."""
+SHARE = 0.01
+"""Of the time, that saving takes at most."""
+TABLES = ("evaluations.csv", "progress.csv", "diagnostics.csv")
+"""What a run's callbacks and loggers add rows to; its state holds them as they were."""
+
+
+class States:
+    """The folder ``resume/`` of a run: its last states, each in a file that bears the number of its rollouts.
+
+    A file is written aside, brought to the disk, and then renamed: one that has its name is whole, unless the disk
+    itself fails, which its digest tells. When a run has learnt all, ``final`` takes the others' place, from which a
+    longer run may go on.
+
+    Args:
+        run_folder: of the run.
+    """
+
+    def __init__(self, run_folder: Path):
+        self.folder = run_folder / FOLDER
+
+    def rollouts(self) -> list[int]:
+        """The states that there are, the newest first."""
+        return sorted(
+            (int(file.stem) for file in self.folder.glob(f"*{SUFFIX}") if file.stem.isdecimal()), reverse=True
+        )
+
+    @property
+    def has_final(self) -> bool:
+        return self._file(LAST).is_file()
+
+    def read(self, which: int | str) -> Tree:
+        """A state by its rollouts, or the final one.
+
+        Raises:
+            Damaged: the file is not whole, or not there.
+        """
+        return read(self._file(which))
+
+    def save(self, which: int | str, tree: Tree) -> None:
+        """Keep one more, and let older ones go.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.folder.mkdir(exist_ok=True)
+        place = self._file(which)
+        draft = place.with_name(f".{place.name}")
+        with draft.open("wb") as file:
+            file.write(write(tree))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(place)
+        _bring_to_disk(self.folder)
+        for old in self.rollouts()[0 if which == LAST else KEPT :]:
+            self._file(old).unlink()
+
+    def _file(self, which: int | str) -> Path:
+        return self.folder / f"{which}{SUFFIX}"
+
+
+def newest_common(states: Sequence[States]) -> list[Tree] | None:
+    """The newest state that all of several runs have, of each; ``None`` if there is none. Those damaged are named."""
+    common = set.intersection(*(set(each.rollouts()) for each in states))
+    for rollouts in sorted(common, reverse=True):
+        try:
+            return [each.read(rollouts) for each in states]
+        except Damaged as error:
+            complain(f"{error}; the run goes on from the state before it")
+    return None
+
+
+class Saved(Protocol):
+    """A run whose state can be saved."""
+
+    @property
+    def states(self) -> States: ...
+
+    def state(self) -> Tree: ...
+
+
+class PeriodicSaving:
+    """Saves the states of runs that learn together, every so many seconds, between an update and the next rollout.
+
+    Saving costs a hundredth of the time at most: where a state is large, it is saved less often.
+
+    Args:
+        runs: in the order of the members.
+        interval: in seconds; one below a second is kept whatever it costs.
+        interruption: which waits until a state is written.
+    """
+
+    def __init__(self, runs: Sequence[Saved], interval: float, interruption: Interruption):
+        self.runs = runs
+        self.interval = interval
+        self.interruption = interruption
+        self.due = time.perf_counter() + interval
+        self.has_complained = False
+
+    def __call__(self, members: Any) -> None:
+        """Save if it is time: called with the ``agents.Members``."""
+        started = time.perf_counter()
+        learning = list(members.still_learning())
+        finished = {index for index, agent in learning if agent.num_timesteps >= agent._total_timesteps}
+        if started < self.due and not finished:
+            return
+        is_due = started >= self.due
+        with self.interruption.held():
+            for index, agent in learning:
+                if is_due or index in finished:
+                    members.settle(index)
+                    self._save(self.runs[index], LAST if index in finished else agent.iterations)
+        now = time.perf_counter()
+        if is_due:
+            self.due = now + max(self.interval, (now - started) / SHARE if self.interval >= 1 else 0)
+
+    def _save(self, run: Saved, which: int | str) -> None:
+        try:
+            run.states.save(which, run.state())
+        except OSError as error:
+            if not self.has_complained:
+                complain(f"the state of the run could not be saved, and it goes on without: {error}")
+            self.has_complained = True
+
+
+def tables(folder: Path) -> dict[str, Any]:
+    """The run's tables as they are now, as arrays of bytes."""
+    there = [name for name in TABLES if (folder / name).is_file()]
+    return {name: np.frombuffer((folder / name).read_bytes(), np.uint8) for name in there}
+
+
+def put_tables(folder: Path, kept: Mapping[str, Any]) -> None:
+    """Bring the run's tables back to what they were."""
+    for name in TABLES:
+        if name in kept:
+            (folder / name).write_bytes(kept[name].tobytes())
+
+
+def event_files(folder: Path) -> dict[str, int]:
+    """The bytes in each of TensorBoard's files; its writers have been flushed."""
+    return {file.name: file.stat().st_size for file in (folder / "tensorboard").glob("events.out.tfevents.*")}
+
+
+def cut_event_files(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Cut what TensorBoard's files hold beyond these sizes."""
+    for file in (folder / "tensorboard").glob("events.out.tfevents.*"):
+        if file.name in sizes:
+            os.truncate(file, sizes[file.name])
+        else:
+            file.unlink()
+
+
+def _bring_to_disk(folder: Path) -> None:
+    """A new name in a folder, too, is lost with the power until it is on the disk."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,180 @@
+"""A run that was cut off and goes on ends as one that never was, byte for byte."""
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bio_rl.cli import main
+from bio_rl.experiment import resume
+
+FOLDERS = ("model", "checkpoints")
+TABLES = ("evaluations.csv", "progress.csv", "diagnostics.csv")
+CLOCK = {"time/fps", "time/time_elapsed"}
+SETTINGS = (
+    "resume.interval=1e-6",
+    "env.timesteps=256",
+    "evaluation.interval=64",
+    "env.normalize_observation=true",
+    "diagnostics=light",
+    "diagnostics.interval=64",
+    "diagnostics.probes=8",
+    "logging=tensorboard",
+    "rule=kolen_pollack",
+    "env.n_envs=2",
+    "evaluation.episodes=2",
+)
+PPO = ("agent.n_steps=16", "agent.batch_size=16", "agent.n_epochs=2")
+AGENTS = {
+    "ppo": PPO,
+    "a2c": ("agent=a2c", "agent.n_steps=8", "logging.interval=3"),
+    "reinforce": ("agent=reinforce", "agent.n_episodes=2", "env.max_episode_steps=20"),
+}
+
+
+def begin_and_die(arguments: Sequence[str], after: int) -> None:
+    saves = []
+    save = resume.States.save
+
+    def counted(*given: Any) -> None:
+        save(*given)
+        saves.append(given)
+        if len(saves) == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    resume.States.save = counted  # type: ignore[method-assign]
+    main(["train", *arguments])
+
+
+def killed(arguments: Sequence[str], after: int) -> None:
+    """Begin the run in a process that is killed once it has saved its state so often."""
+    # A process that was forked cannot start those of environments.
+    way = "spawn" if "env.vec=subproc" in arguments else "fork"
+    process = multiprocessing.get_context(way).Process(target=begin_and_die, args=(arguments, after))  # type: ignore[attr-defined]
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def left_behind(folder: Path) -> dict[str, Any]:
+    """All that a run leaves, but for what its clock said."""
+    files = {
+        str(file.relative_to(folder)): file.read_bytes()
+        for name in FOLDERS
+        for file in sorted((folder / name).rglob("*"))
+        if file.is_file()
+    }
+    for name in TABLES:
+        if (folder / name).exists():
+            with (folder / name).open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            files[name] = [f"{n} {key}={row[key]}" for n, row in enumerate(rows) for key in row if key not in CLOCK]
+    if (folder / "tensorboard").exists():
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        files["scalars"] = {
+            tag: [(event.step, event.value) for event in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]
+            if tag not in CLOCK
+        }
+    return files
+
+
+def result(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return read
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    keys = ("status", "timesteps", "return_mean", "best_return_mean", "untrained_return_mean", "training_return_mean")
+    return {key: result(folder)[key] for key in keys}
+
+
+def check(arguments: Sequence[str], members: int = 1, kills: Sequence[int] = (3,)) -> None:
+    seeds = [f"seed={seed}" for seed in range(members)] if members > 1 else ["."]
+    arguments = [*arguments, f"members={members}"]
+    assert main(["train", *arguments, "hydra.run.dir=whole"]) == 0
+    for after in kills:
+        killed([*arguments, "hydra.run.dir=cut"], after * members)
+    assert all(result(Path("cut", seed))["status"] == "running" for seed in seeds)
+    assert main(["train", *arguments, "hydra.run.dir=cut"]) == 0
+    for whole, folder in ((Path("whole", seed), Path("cut", seed)) for seed in seeds):
+        assert result(folder)["resumed_at"] > 0
+        assert outcome(folder) == outcome(whole)
+        expected, found = left_behind(whole), left_behind(folder)
+        assert expected.keys() == found.keys()
+        for name in sorted(expected):
+            assert found[name] == expected[name], name
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_killed_run_goes_on_to_the_same_end(agent: str) -> None:
+    check([*SETTINGS, *AGENTS[agent]])
+
+
+def test_members_go_on_to_the_same_end() -> None:
+    check([*SETTINGS, *PPO], members=2)
+
+
+@pytest.mark.parametrize("task", ["env=lunar_lander", "env.vec=dummy", "env.vec=subproc"])
+def test_environments_go_on_where_they_were(task: str) -> None:
+    if task == "env=lunar_lander":
+        pytest.importorskip("Box2D")
+    check([*SETTINGS, *PPO, task])
+
+
+def test_a_run_killed_again_and_again_goes_on() -> None:
+    check([*SETTINGS, *PPO], kills=(2, 1, 3))
+
+
+def test_a_longer_run_goes_on_from_a_finished_one() -> None:
+    longer = [*SETTINGS, *PPO, "optimizer.learning_rate=0.001", "agent.clip_range=0.2"]
+    shorter = [each.replace("timesteps=256", "timesteps=128") for each in longer]
+    assert main(["train", *longer, "hydra.run.dir=long"]) == 0
+    assert main(["train", *shorter, "hydra.run.dir=short"]) == 0
+    assert main(["train", *longer, "hydra.run.dir=short"]) == 0
+    assert result(Path("short"))["resumed_at"] == 128
+    assert outcome(Path("short")) == outcome(Path("long"))
+    assert left_behind(Path("short")) == left_behind(Path("long"))
+    assert main(["train", *shorter, "hydra.run.dir=short"]) == 2, "a shorter run is another one"
+
+
+def test_a_damaged_state_falls_back_to_the_one_before(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*SETTINGS, *PPO]
+    assert main(["train", *arguments, "hydra.run.dir=whole"]) == 0
+    for damage in ("cut", "changed", "empty"):
+        killed([*arguments, f"hydra.run.dir={damage}"], after=4)
+        states = resume.States(Path(damage))
+        assert states.rollouts() == [4, 3]
+        newest = Path(damage, "resume", "4.safetensors")
+        content = bytearray(newest.read_bytes())
+        content[-100] ^= 1
+        newest.write_bytes({"cut": content[:-50], "changed": content, "empty": b""}[damage])
+        capsys.readouterr()
+        assert main(["train", *arguments, f"hydra.run.dir={damage}"]) == 0
+        err = capsys.readouterr().err
+        assert "4.safetensors" in err
+        assert err.count("\n") == 1
+        assert result(Path(damage))["resumed_at"] == 3 * 32
+        assert left_behind(Path(damage)) == left_behind(Path("whole"))
+
+
+def test_nothing_goes_on_under_other_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*SETTINGS, *PPO, "hydra.run.dir=run"]
+    killed(arguments, after=3)
+    assert main(["train", *arguments, "agent.gamma=0.5"]) == 0
+    assert "resumed_at" not in result(Path("run"))
+
+
+def test_saving_changes_nothing() -> None:
+    for interval in ("1e-6", "0"):
+        arguments = [*SETTINGS[1:], *PPO, f"resume.interval={interval}", f"hydra.run.dir=r{interval}"]
+        assert main(["train", *arguments]) == 0
+    assert not Path("r0", "resume").exists()
+    assert left_behind(Path("r1e-6")) == left_behind(Path("r0"))
