@@ -64,11 +64,17 @@ def agent_state(agent: RuleAgent) -> Tree:
     }
 
 
-def put_agent_state(agent: RuleAgent, tree: Tree) -> None:
+def put_agent_state(agent: RuleAgent, tree: Tree, replay: bool | None = True) -> None:
     """Bring an agent to a state that ``agent_state`` told.
+
+    Args:
+        agent: made like the one whose state it is.
+        tree: the state.
+        replay: whether environments play their episode again to be where it was; ``None`` lets them begin a new one.
 
     Raises:
         ValueError: the agent is not like the one whose state it is.
+        RuntimeError: an environment's, against its episode.
     """
     if not isinstance(tree, dict) or tree.get("kind") != "checkpoint":
         raise ValueError("this is no checkpoint of an agent")
@@ -81,7 +87,9 @@ def put_agent_state(agent: RuleAgent, tree: Tree) -> None:
     if _has_logger(agent):
         for name, values in put({}, tree["logged"]).items():
             getattr(agent.logger, name).update(values)
-    put_environments(agent.env, tree["environments"])
+    put_environments(agent.env, tree["environments"], replay)
+    if replay is None:
+        agent._last_obs = None
     for generator, own in zip(_global_generators(), tree["global"]["values"], strict=False):
         put(generator, own)
 
@@ -123,8 +131,8 @@ def take_environments(env: VecEnv) -> Tree:
     return {"layers": [*layers, take(env)], "copies": None}
 
 
-def put_environments(env: VecEnv, tree: Tree) -> None:
-    """Bring environments to a state that ``take_environments`` told."""
+def put_environments(env: VecEnv, tree: Tree, replay: bool | None = True) -> None:
+    """Bring environments to a state that ``take_environments`` told; ``replay`` as in ``put_agent_state``."""
     layers = list(tree["layers"])
     while isinstance(env, VecEnvWrapper):
         put(env, layers.pop(0))
@@ -132,4 +140,5 @@ def put_environments(env: VecEnv, tree: Tree) -> None:
     if layers:
         put(env, layers.pop(0))
     for index, copy in enumerate(tree["copies"] or ()):
-        env.env_method("restore", copy, indices=index)
+        if replay is not None:
+            env.env_method("restore", copy, replay, indices=index)

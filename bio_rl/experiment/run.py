@@ -321,13 +321,13 @@ class Run:
     def _go_on(self, state: Tree) -> None:
         """Bring the agent and what looks at it to where they were."""
         put_tables(self.folder.path, put(None, state["tables"]))
-        get_method(PUT_AGENT_STATE)(self.agent, state["agent"])
+        replay = how_to_restore(self.config.env)
+        get_method(PUT_AGENT_STATE)(self.agent, state["agent"], replay)
         put(self._followed(), state["looking"])
         self.begun, self._seconds_before = self.agent.num_timesteps, state["seconds"]
         self.result["resumed_at"] = self.begun
-        if how_to_restore(self.config.env) is None:
+        if replay is None:
             self.result["resumed_exactly"] = False
-            self.agent._last_obs = None  # the environments begin a new episode
 
     def _followed(self) -> list[Any]:
         return [self.evaluator, *self.looking, *self._outputs(ProgressFile)]
@@ -420,6 +420,11 @@ def check(config: DictConfig) -> None:
         save_model(agent, Path(folder))
     make_callbacks(config.callbacks)
     envs.close()
+    if config.resume.interval and how_to_restore(config.env) is None:
+        complain(
+            f"{config.env.id} cannot be brought back to the midst of an episode: should the run be cut off, it goes on "
+            "with new episodes, and not to the same numbers"
+        )
     if config.env.evaluation_kwargs:
         evaluation_envs(config.env, 1).close()
 

@@ -1,6 +1,7 @@
 """Environments by which an evaluation shows what it does; two of them go wrong in the ways in which one can."""
 
 import contextlib
+import itertools
 import math
 import os
 import random
@@ -143,6 +144,27 @@ class Bandit(gymnasium.Env):
         return np.full(2, 0.5, np.float32), float(np.squeeze(action)), self.steps == self.length, False, {}
 
 
-for environment in (Bandit, Ends, GlobalGenerators, NotFinite):
+class Hidden(gymnasium.Env):
+    """Ten steps that tell how many there have been in this copy's life, which nobody but itself can know or change."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self._life = itertools.count()
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return self._observe(), 1.0, self.steps == 10, False, {}
+
+    def _observe(self) -> np.ndarray:
+        return np.array([math.sin(next(self._life))], dtype=np.float32)
+
+
+for environment in (Bandit, Ends, GlobalGenerators, Hidden, NotFinite):
     # The checker only warns of what is wrong on purpose.
     gymnasium.register(f"{environment.__name__}-v0", environment, disable_env_checker=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -32,6 +33,8 @@ SETTINGS = (
     "evaluation.episodes=2",
 )
 PPO = ("agent.n_steps=16", "agent.batch_size=16", "agent.n_epochs=2")
+DRAWING = "env=gymnasium env.id=misbehaving_envs:GlobalGenerators-v0"
+"""It draws from the global generators."""
 AGENTS = {
     "ppo": PPO,
     "a2c": ("agent=a2c", "agent.n_steps=8", "logging.interval=3"),
@@ -122,11 +125,20 @@ def test_members_go_on_to_the_same_end() -> None:
     check([*SETTINGS, *PPO], members=2)
 
 
-@pytest.mark.parametrize("task", ["env=lunar_lander", "env.vec=dummy", "env.vec=subproc"])
+@pytest.mark.parametrize("task", ["env=lunar_lander", "env.vec=dummy", "env.vec=subproc", DRAWING])
 def test_environments_go_on_where_they_were(task: str) -> None:
     if task == "env=lunar_lander":
         pytest.importorskip("Box2D")
-    check([*SETTINGS, *PPO, task])
+    check([*SETTINGS, *PPO, *task.split()])
+
+
+def test_what_cannot_go_on_in_an_episode_says_so_first(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*SETTINGS, *PPO, "env=gymnasium", "env.id=misbehaving_envs:Hidden-v0", "hydra.run.dir=run"]
+    killed(arguments, after=3)
+    assert main(["train", *arguments]) == 0
+    assert "misbehaving_envs:Hidden-v0 cannot be brought back to the midst of an episode" in capsys.readouterr().err
+    assert result(Path("run"))["resumed_exactly"] is False
+    assert (result(Path("run"))["status"], result(Path("run"))["timesteps"]) == ("done", 256)
 
 
 def test_a_run_killed_again_and_again_goes_on() -> None:
@@ -178,3 +190,27 @@ def test_saving_changes_nothing() -> None:
         assert main(["train", *arguments]) == 0
     assert not Path("r0", "resume").exists()
     assert left_behind(Path("r1e-6")) == left_behind(Path("r0"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("members", [1, 4])
+@pytest.mark.parametrize("rule", ["backprop", "kolen_pollack", "equilibrium_propagation", "node_perturbation", "gated"])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_twenty_kills_at_random_moments(agent: str, rule: str, members: int) -> None:
+    """They come while it starts, plays, learns, evaluates or saves."""
+    settings = [each for each in SETTINGS if not each.startswith(("rule=", "env.timesteps="))]
+    arguments = [*settings, *AGENTS[agent], f"rule={rule}", f"members={members}", "env.timesteps=16384"]
+    assert main(["train", *arguments, "hydra.run.dir=whole"]) == 0
+    for moment in np.random.default_rng(0).uniform(0.3, 3.0, 20):
+        again = (["train", *arguments, "hydra.run.dir=cut"],)
+        process = multiprocessing.get_context("fork").Process(target=main, args=again)  # type: ignore[attr-defined]
+        process.start()
+        process.join(moment)
+        assert process.exitcode is None, "it was done before it was killed so often"
+        process.kill()
+        process.join()
+    assert main(["train", *arguments, "hydra.run.dir=cut"]) == 0
+    assert result(Path("cut", "seed=0" if members > 1 else "."))["resumed_at"] > 0
+    for seed in [f"seed={seed}" for seed in range(members)] if members > 1 else ["."]:
+        assert outcome(Path("cut", seed)) == outcome(Path("whole", seed))
+        assert left_behind(Path("cut", seed)) == left_behind(Path("whole", seed))
