@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -132,12 +133,14 @@ def _texts(values: Any) -> Iterator[str]:
 
 def plain_file(folder: Path, name: str) -> Path | None:
     """A file of a folder, if it is a plain one in plain folders: what a link leads to is not the folder's."""
-    path = folder
-    for part in Path(name).parts:
-        path = path / part
-        if part == ".." or path.is_symlink():
-            return None
-    return path if path.is_file() else None
+    path = folder / name
+    return path if first_link(folder, name) is None and ".." not in Path(name).parts and path.is_file() else None
+
+
+def first_link(folder: Path, name: str) -> Path | None:
+    """The first link on the way from a folder to a file in it; ``None`` if there is none."""
+    steps = accumulate(Path(name).parts, Path.joinpath, initial=folder)
+    return next((path for path in steps if path != folder and path.is_symlink()), None)
 
 
 def read_yaml(path: Path) -> Any:

@@ -24,7 +24,7 @@ from torch import Tensor
 from bio_rl.experiment import result as results
 from bio_rl.experiment.folder import CONFIG
 from bio_rl.trust import MOST_BYTES as YAML_BYTES
-from bio_rl.trust import parse_yaml, plain_file
+from bio_rl.trust import first_link, parse_yaml, plain_file
 
 EVALUATIONS, PROGRESS, DIAGNOSTICS = "evaluations.csv", "progress.csv", "diagnostics.csv"
 PROBES = "probes.safetensors"
@@ -235,10 +235,9 @@ class Run:
 
     def _file(self, name: str) -> Path | None:
         """A file in the folder, if it is a plain one in plain folders: what a link leads to is not the run's."""
-        path = plain_file(self.folder, name)
-        if path is None and os.path.lexists(self.folder / name):
-            self.note(f"{self.folder / name} is no plain file, or is reached by a link, which is not followed")
-        return path
+        if (link := first_link(self.folder, name)) is not None:
+            self.note(f"{link} is a link, which is not followed")
+        return plain_file(self.folder, name)
 
     def _bytes(self, name: str, most: float = math.inf) -> bytes | None:
         path = self._file(name)

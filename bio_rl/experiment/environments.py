@@ -87,8 +87,8 @@ def how_to_restore(config: DictConfig) -> bool | None:
     """
     if _batched(config, 1) is not None:
         return False
-    with isolated(seed=0):
-        original = make_env(config)
+    with isolated(seed=0), suppress(Exception):  # each environment has its own against being tried
+        original, *twins = (make_env(config) for _ in range(3))
         original.reset(seed=0)
         original.action_space.seed(0)
         actions = [original.action_space.sample() for _ in range(2 * STEPS_TRIED)]
@@ -96,12 +96,11 @@ def how_to_restore(config: DictConfig) -> bool | None:
             original.reset()
             _play(original, actions[:STEPS_TRIED])
         snapshot = original.snapshot()
-        twins = {replay: make_env(config) for replay in (False, True)}
         with isolated(seed=0):
             expected = _play(original, actions[STEPS_TRIED:])
-        for replay, twin in twins.items():
+        for replay, twin in zip((False, True), twins, strict=True):
             twin.reset(seed=1)
-            with suppress(Exception):  # each environment has its own against being changed
+            with suppress(Exception):
                 twin.restore(snapshot, replay)
                 with isolated(seed=0):
                     if _play(twin, actions[STEPS_TRIED:]) == expected:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from omegaconf import DictConfig
 
+from bio_rl.experiment.environments import how_to_restore
 from bio_rl.experiment.interruption import Interruption
 from bio_rl.experiment.output import complain
 from bio_rl.snapshot import Damaged, Tree, read, write
@@ -102,16 +104,17 @@ class PeriodicSaving:
 
     Args:
         runs: in the order of the members.
-        interval: in seconds; one below a second is kept whatever it costs.
+        config: of one of them, whose interval is in seconds; one below a second is kept whatever it costs.
         interruption: which waits until a state is written.
     """
 
-    def __init__(self, runs: Sequence[Saved], interval: float, interruption: Interruption):
+    def __init__(self, runs: Sequence[Saved], config: DictConfig, interruption: Interruption):
         self.runs = runs
-        self.interval = interval
+        self.env = config.env
+        self.interval = config.resume.interval
         self.interruption = interruption
-        self.due = time.perf_counter() + interval
-        self.has_complained = False
+        self.due = time.perf_counter() + self.interval
+        self.has_complained = self.has_looked = False
 
     def __call__(self, members: Any) -> None:
         """Save if it is time: called with the ``agents.Members``."""
@@ -121,6 +124,8 @@ class PeriodicSaving:
         if started < self.due and not finished:
             return
         is_due = started >= self.due
+        if is_due:
+            self._look()
         with self.interruption.held():
             for index, agent in learning:
                 if is_due or index in finished:
@@ -129,6 +134,15 @@ class PeriodicSaving:
         now = time.perf_counter()
         if is_due:
             self.due = now + max(self.interval, (now - started) / SHARE if self.interval >= 1 else 0)
+
+    def _look(self) -> None:
+        """Say before the first state is saved if a run will not go on from it to the same numbers."""
+        if not self.has_looked and how_to_restore(self.env) is None:
+            complain(
+                f"{self.env.id} cannot be brought back to the midst of an episode: should the run be cut off, it goes "
+                "on with new episodes, and not to the same numbers"
+            )
+        self.has_looked = True
 
     def _save(self, run: Saved, which: int | str) -> None:
         try:

@@ -156,7 +156,7 @@ def _train(runs: Sequence["Run"], interruption: Interruption) -> None:
 def _learn(runs: Sequence["Run"], config: DictConfig, bar: ProgressBar, interruption: Interruption) -> None:
     settings = _given(log_interval=config.logging.interval)
     if config.resume.interval:
-        settings["after_update"] = PeriodicSaving(runs, config.resume.interval, interruption)
+        settings["after_update"] = PeriodicSaving(runs, config, interruption)
     agents, left = [each.agent for each in runs], [config.env.timesteps - each.begun for each in runs]
     callbacks = [each.look(bar) for each in runs]
     with runs[0].accounted() if len(runs) == 1 else nullcontext():
@@ -420,11 +420,6 @@ def check(config: DictConfig) -> None:
         save_model(agent, Path(folder))
     make_callbacks(config.callbacks)
     envs.close()
-    if config.resume.interval and how_to_restore(config.env) is None:
-        complain(
-            f"{config.env.id} cannot be brought back to the midst of an episode: should the run be cut off, it goes on "
-            "with new episodes, and not to the same numbers"
-        )
     if config.env.evaluation_kwargs:
         evaluation_envs(config.env, 1).close()
 
