@@ -58,7 +58,7 @@ class Pair(NamedTuple):
     Attributes:
         one, other: their names; ``one`` has the higher mean.
         difference: of their means.
-        p_value: adjusted for all pairs that were compared; 1 where nothing could be tested.
+        p_value: adjusted for all pairs that were compared; 1 where there are too few runs to test anything.
         is_settled: whether they differ, the chance of any such claim in the family being wrong held at 1 - ``LEVEL``.
         more_seeds: of each, that would settle it if the difference is as large as it looks; ``None`` where it is
             settled, or where more than ``MOST_SEEDS`` would be needed.
@@ -206,17 +206,21 @@ def compare_pairs(scores: Mapping[str, np.ndarray], rng: np.random.Generator) ->
     Returns:
         A pair for each two rules, the smallest p-value first.
     """
-    names = list(combinations(scores, 2))
-    if not names:
-        return []
-    seen, permuted = _statistics([(scores[one], scores[other]) for one, other in names], rng)
-    p_values = _step_down(np.abs(seen), permuted)
-    critical = NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * len(names)))
-    pairs = [
-        _pair(name, scores, float(statistic), float(p_value), critical)
-        for name, statistic, p_value in zip(names, seen, p_values, strict=True)
-    ]
-    return sorted(pairs, key=lambda pair: (pair.p_value, -pair.difference))
+    pairs = list(combinations(scores, 2))
+    tested = [pair for pair in pairs if all(len(scores[name]) >= LEAST_RUNS for name in pair)]
+    # The outlier of a pair of few runs would be the largest statistic of all, and settle nothing for the others.
+    found = [_pair(pair, scores, 1.0, _critical(len(pairs))) for pair in pairs if pair not in tested]
+    if tested:
+        seen, permuted = _statistics([(scores[one], scores[other]) for one, other in tested], rng)
+        p_values, critical = _step_down(np.abs(seen), permuted)
+        for pair, p_value, own in zip(tested, p_values, critical, strict=True):
+            found.append(_pair(pair, scores, float(p_value), max(float(own), _critical(len(pairs)))))
+    return sorted(found, key=lambda pair: (pair.p_value, -pair.difference))
+
+
+def _critical(pairs: int) -> float:
+    """What a statistic of many runs must reach, if each of the pairs has an equal share of the error."""
+    return NormalDist().inv_cdf(1 - (1 - LEVEL) / (2 * pairs))
 
 
 def _statistics(
@@ -242,22 +246,23 @@ def _statistics(
     return seen, permuted
 
 
-def _step_down(seen: np.ndarray, permuted: np.ndarray) -> np.ndarray:
-    """Adjusted p-values, ``(pairs,)``: each pair is held against the largest of those that are seen no larger."""
+def _step_down(seen: np.ndarray, permuted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Adjusted p-values and critical values, ``(pairs,)`` each.
+
+    Each pair is held against the largest statistic of those that are seen no larger.
+    """
     order = np.argsort(-seen, kind="stable")
     largest = np.maximum.accumulate(permuted[order[::-1]], axis=0)[::-1]
     # What is equal but for rounding counts as reached.
     reached = (largest >= seen[order, None] * (1 - 1e-9)).sum(axis=1)
-    adjusted = np.maximum.accumulate((1 + reached) / (1 + permuted.shape[1]))
-    p_values = np.empty_like(adjusted)
-    p_values[order] = adjusted
-    return p_values
+    p_values, critical = np.empty(len(seen)), np.empty(len(seen))
+    p_values[order] = np.maximum.accumulate((1 + reached) / (1 + permuted.shape[1]))
+    critical[order] = np.quantile(largest, LEVEL, axis=1)
+    return p_values, critical
 
 
-def _pair(
-    names: tuple[str, str], scores: Mapping[str, np.ndarray], statistic: float, p_value: float, critical: float
-) -> Pair:
-    one, other = names if statistic >= 0 else names[::-1]
+def _pair(names: tuple[str, str], scores: Mapping[str, np.ndarray], p_value: float, critical: float) -> Pair:
+    one, other = sorted(names, key=lambda name: -scores[name].mean())
     difference = float(scores[one].mean() - scores[other].mean())
     is_settled = p_value <= 1 - LEVEL
     more = None if is_settled else more_seeds(scores[one], scores[other], critical)

@@ -56,7 +56,7 @@ def _show_section(section: Section, console: Console) -> None:
 def _show_table(table: Table, console: Console) -> None:
     grid = Grid(box=None, header_style="bold", pad_edge=False)
     for number, name in enumerate(table.header):
-        grid.add_column(Text(name), justify="right" if table.is_numeric(number) else "left")
+        grid.add_column(Text(name), justify="right" if table.is_numeric(number) else "left", overflow="fold")
     for row in table.rows:
         grid.add_row(*map(Text, row))
     console.print(grid)

@@ -27,12 +27,13 @@ commands:
   rules   the credit-assignment rules, their properties or costs [--cost] [--json] [--config-dir DIR]
   audit   what their updates depend on, measured: bio-rl audit [RULE ...] [--json] [--config-dir DIR]
   inspect how a run learnt, in pictures: bio-rl inspect RUN_FOLDER [--html FILE] [--config-dir DIR]
+  compare which rules learn better, and whether by chance: bio-rl compare FOLDER ... [--csv FILE] [--seed N]
 
 bio-rl COMMAND --help says more, bio-rl --version which this is.
 """
 
 
-LOOKS = ("play", "inspect")
+LOOKS = ("play", "inspect", "compare")
 """Commands that read a folder which may be somebody else's."""
 OWN_CODE = ("--trust", "--config-dir")
 """Options of theirs by which the user names code to be used."""
@@ -227,6 +228,20 @@ def _tune(arguments: list[str]) -> int:
     return tune(options.overrides, options.trials, options.config_dir)
 
 
+def _compare(arguments: list[str]) -> int:
+    parser = _Parser(prog="bio-rl compare", description="Which rules learn better, and whether by chance.")
+    parser.add_argument(
+        "places", nargs="+", type=Path, metavar="FOLDER", help="with run folders at any depth, or a CSV file of --csv"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each run, and scores, pairs, curves")
+    parser.add_argument("--seed", type=partial(_whole, least=0), default=0, help="of the bootstrap (default: 0)")
+    options = parser.parse_args(arguments)
+
+    from bio_rl.cli.compare import compare
+
+    return compare(options.places, options.csv, options.seed)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "tune": _tune,
@@ -234,4 +249,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "rules": _rules,
     "audit": _audit,
     "inspect": _inspect,
+    "compare": _compare,
 }

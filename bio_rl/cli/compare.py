@@ -1,0 +1,44 @@
+"""``bio-rl compare``: any number of runs, in a table, on a page, as pictures and as data."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bio_rl.analysis import terminal
+from bio_rl.analysis.comparison import compare as compare_records
+from bio_rl.analysis.comparison_files import write_csv
+from bio_rl.analysis.comparison_page import summary
+from bio_rl.analysis.records import NoRuns, read
+from bio_rl.cli.errors import UserError
+
+
+def compare(places: Sequence[Path], csv: Path | None = None, seed: int = 0) -> int:
+    """Compare runs.
+
+    Args:
+        places: folders in which runs lie at any depth, and CSV files of runs.
+        csv: the file that takes a row for each run; beside it, what was made of them.
+        seed: of the bootstrap and of permutations.
+
+    Raises:
+        UserError: a place that holds no run, or a file that cannot be written.
+    """
+    try:
+        found = read(places)
+    except NoRuns as error:
+        raise UserError(str(error)) from error
+    comparison = compare_records(found, seed)
+    terminal.show(summary(comparison), Console(highlight=False))
+    if csv is not None:
+        _written("--csv", csv, lambda: write_csv(csv, comparison, found.records))
+    return 0
+
+
+def _written(option: str, place: Path, write: Callable[[], Sequence[Path]]) -> None:
+    """Write files, and say which."""
+    try:
+        files = write()
+    except OSError as error:
+        raise UserError(f"{option} {place}: it cannot be written: {error.strerror or error}") from error
+    print(f"wrote {', '.join(map(str, files))}")

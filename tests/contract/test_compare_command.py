@@ -1,0 +1,295 @@
+"""``bio-rl compare``: which runs belong together, what is said of them, and bad input."""
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import a_run
+
+from bio_rl.analysis.comparison import Comparison, compare
+from bio_rl.analysis.records import read
+from bio_rl.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def runs_of(rule: str, returns: list[float], place: str = "runs", **kept: Any) -> None:
+    for seed, final in enumerate(returns):
+        a_run(place, seed, final, rule, **kept)
+
+
+def three_rules(**kept: Any) -> None:
+    """Backprop at 100, the read-out at 20, and one halfway between."""
+    for rule, mean in (("backprop", 100), ("readout", 20), ("pepita", 60)):
+        runs_of(rule, [mean + each for each in (-4.0, -2.0, 0.0, 2.0, 4.0, 1.0)], **kept)
+
+
+def compared(*places: str) -> Comparison:
+    return compare(read(map(Path, places or ("runs",))))
+
+
+def names(comparison: Comparison) -> list[str]:
+    return [each.name for task in comparison.tasks for each in (*task.contenders, *task.others)]
+
+
+def shown(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(["compare", *(arguments or ("runs",))]) == 0
+    return capsys.readouterr().out
+
+
+def test_rules_stand_by_their_score_between_the_controls(capsys: pytest.CaptureFixture) -> None:
+    three_rules()
+    (task,) = compared().tasks
+    assert [each.name for each in task.contenders] == ["backprop", "pepita", "readout"]
+    assert (task.discriminates, task.budget, task.notes) == (True, 1000, [])
+    pepita = task.contenders[1]
+    assert pepita.score.value == pytest.approx(60.25)
+    assert pepita.credit is not None
+    assert pepita.credit.value == pytest.approx(0.5)
+    assert 0.4 < pepita.credit.low < 0.5 < pepita.credit.high < 0.6
+    assert (pepita.over_backprop, pepita.over_readout) == ((0, (0, 0)), (1, (1, 1)))
+    assert [each.is_settled for each in task.pairs] == [True] * 3
+    out = shown(capsys)
+    assert "3 of 3 pairs differ" in out
+    assert re.search(r"pepita +60\.25 +\S+ to \S+ +56 +6 +0\.00 +1\.00 +0\.50 \[0\.4\d, 0\.5\d\] +1 +1\n", out)
+
+
+def test_the_same_seed_gives_the_same_numbers(capsys: pytest.CaptureFixture) -> None:
+    three_rules()
+    assert shown(capsys) == shown(capsys)
+    assert shown(capsys) != shown(capsys, "runs", "--seed", "1")
+
+
+def test_a_task_that_does_not_tell_the_controls_apart_gives_no_credit(capsys: pytest.CaptureFixture) -> None:
+    runs_of("backprop", [10.0, 20.0, 30.0, 40.0])
+    runs_of("readout", [11.0, 21.0, 31.0, 41.0])
+    (task,) = compared().tasks
+    assert task.discriminates is False
+    assert [each.credit for each in task.contenders] == [None, None]
+    assert "Does not discriminate" in shown(capsys)
+
+
+def test_a_read_out_in_one_network_alone_is_no_control() -> None:
+    three_rules()
+    runs_of("readout", [500.0] * 3, "more", critic_rule="backprop", config={"critic_rule": "backprop"})
+    (task,) = compared("runs", "more").tasks
+    control = task.control("readout")
+    assert control is not None
+    assert control.score.value < 30
+
+
+def test_what_is_not_settled_is_said_with_the_seeds_that_would() -> None:
+    runs_of("backprop", [10.0, 20.0, 30.0, 40.0])
+    runs_of("pepita", [15.0, 25.0, 35.0, 45.0])
+    (pair,) = compared().tasks[0].pairs
+    assert (pair.one, pair.is_settled) == ("pepita", False)
+    assert pair.more_seeds is not None
+    assert 50 < pair.more_seeds < 200
+
+
+def test_under_three_seeds_there_are_no_intervals(capsys: pytest.CaptureFixture) -> None:
+    runs_of("backprop", [10.0, 20.0])
+    runs_of("readout", [1.0, 2.0])
+    out = shown(capsys)
+    assert "Fewer than 3 seeds, and so no interval: backprop, readout" in out
+    assert "No credit score: readout or backprop has fewer than 3 seeds" in out
+    assert re.search(r"backprop +15 +– +10 +2 ", out)
+
+
+def test_settings_tell_contenders_of_a_rule_apart() -> None:
+    def sized(width: int) -> dict[str, Any]:
+        return {"network": {"hidden": [width, width]}}
+
+    runs_of("pepita", [1.0] * 3, overrides=("rule.scale=0.5",), config=sized(64))
+    runs_of("pepita", [1.0] * 3, config=sized(64))
+    runs_of("backprop", [1.0] * 3, config=sized(32))
+    assert sorted(names(compared())) == ["backprop", "pepita", "pepita rule.scale=0.5"]
+    for seed in (3, 4, 5):
+        a_run("older", seed, rule="pepita")
+        a_run("logged", seed + 3, rule="pepita", config=sized(64) | {"logging": {"csv": True}})
+    # A run of an older version, that does not know a setting, has no other value of it; and logging changes nothing.
+    assert sorted(names(compared("runs", "older", "logged"))) == ["backprop", "pepita", "pepita rule.scale=0.5"]
+    runs_of("pepita", [1.0] * 3, "small", config=sized(8))
+    assert "pepita network.hidden=[8,8]" in names(compared("runs", "logged", "small"))
+    assert "pepita network.hidden=[64,64]" in names(compared("runs", "logged", "small"))
+
+
+def test_an_environment_of_other_arguments_is_another_task() -> None:
+    runs_of("backprop", [1.0] * 3, config={"env": {"kwargs": {"noise": 0.1}}})
+    runs_of("backprop", [1.0] * 3, "more", config={"env": {"kwargs": {"noise": 0.2}}})
+    runs_of("backprop", [1.0] * 3, "others", env="acrobot")
+    assert [task.name for task in compared("runs", "more", "others").tasks] == [
+        "acrobot, ppo",
+        "cartpole, ppo env.kwargs.noise=0.1",
+        "cartpole, ppo env.kwargs.noise=0.2",
+    ]
+
+
+def test_a_run_that_was_made_twice_counts_once() -> None:
+    runs_of("backprop", [1.0, 2.0, 3.0])
+    runs_of("backprop", [9.0], "again")
+    comparison = compared("runs", "again")
+    assert comparison.tasks[0].contenders[0].returns.tolist() == [1, 2, 3]
+    assert "1 run repeats another" in comparison.problems[0]
+    a_run("runs", 0, None, status="failed")
+    assert compared("runs", "again").tasks[0].contenders[0].returns.tolist() == [9, 2, 3]
+
+
+def test_different_budgets_are_compared_at_the_greatest_that_all_have(capsys: pytest.CaptureFixture) -> None:
+    """Of the longer runs the evaluation before the shorter ones' end counts, and of these what they had by then."""
+    long = [(0, 0.0), (400, 4.0), (900, 9.0), (2000, 20.0)]
+    short = [(0, 0.0), (895, 50.0), (1000, 60.0)]
+    for seed in range(3):
+        a_run("runs", seed, 20.0, "backprop", curve=long)
+        a_run("runs", seed, 60.0, "pepita", curve=short)
+        a_run("runs", seed, 70.0, "readout", timesteps_requested=4000)
+    (task,) = compared().tasks
+    assert task.budget == 895
+    assert {each.name: each.returns.tolist() for each in task.contenders} == {"pepita": [50] * 3, "backprop": [9] * 3}
+    assert [each.name for each in task.others] == ["readout"]
+    words = "(1,000, 2,000 and 4,000 timesteps) are compared at 895, which all have, without 3 runs not evaluated there"
+    assert words in " ".join(shown(capsys).split())
+
+
+def test_budgets_rounded_to_whole_rollouts_are_the_same() -> None:
+    runs_of("backprop", [1.0] * 3, timesteps_requested=100_000)
+    runs_of("pepita", [1.0] * 3, timesteps_requested=100_096)
+    assert compared().tasks[0].notes == ["no credit score: there are no runs of readout to hold the others against"]
+
+
+def test_what_is_not_done_is_told_and_only_what_diverged_counts(capsys: pytest.CaptureFixture) -> None:
+    runs_of("backprop", [10.0, 20.0, 30.0])
+    a_run("runs", 3, None, status="running")
+    a_run("runs", 4, 99.0, status="interrupted")
+    a_run("runs", 5, None, status="failed", error="out of memory")
+    a_run("runs", 6, None, status="diverged", untrained_return_mean=-7.0)
+    a_run("runs", 0, None, "pepita", status="running")
+    (task,) = compared().tasks
+    assert task.contenders[0].returns.tolist() == [10, 20, 30, -7]
+    out = shown(capsys)
+    assert re.search(r"backprop +15 +\S+ to \S+ +−?-?7 +4 of 7 ", out)
+    assert re.search(r"pepita +– +– +– +0 of 1 ", out)
+    for words in (
+        "Still running, and not compared: 1 of backprop, 1 of pepita",
+        "Interrupted, and not compared: 1 of backprop",
+        "Failed, and not compared: 1 of backprop",
+        "What diverged counts as the task's worst return, -7: 1 of backprop",
+        "3 done, 2 running",
+    ):
+        assert words in " ".join(out.split())
+
+
+def test_mixed_versions_and_what_cannot_be_read_are_lines(capsys: pytest.CaptureFixture) -> None:
+    three_rules(curve=((0, 1.0), (1000, 9.0)))
+    folder = a_run("runs", 7, versions={"bio-rl": "0.2.0", "torch": "2.9.0"}, git_revision="1" * 40)
+    (folder / "evaluations.csv").write_text("timesteps,seed,episode,return,length\n0,7,0,1,1\n10")
+    out = shown(capsys)
+    assert "! mixed versions of bio-rl: 0.1.0 (18 runs), 0.2.0 (1 run)" in out
+    assert "! mixed revisions of the code: 0000000000 (18 runs), 1111111111 (1 run)" in out
+    assert "evaluations.csv is no whole table from line 3 on" in out
+
+
+def test_an_overall_score_is_of_the_tasks_that_tell() -> None:
+    three_rules(env="cartpole")
+    three_rules(env="acrobot", place="more")
+    runs_of("burst", [60.0] * 3)
+    for rule in ("backprop", "readout", "pepita"):
+        runs_of(rule, [5.0, 6.0, 7.0], "same", env="pendulum")
+    comparison = compared("runs", "more", "same")
+    assert [task.discriminates for task in comparison.tasks] == [True, True, False]
+    assert {name: round(each.value, 6) for name, each in comparison.overall.items()} == {
+        "backprop": 1,
+        "pepita": 0.5,
+        "readout": 0,
+    }
+    alone = comparison.tasks[0].contenders[1].credit
+    both = comparison.overall["pepita"]
+    assert alone is not None
+    assert both.high - both.low < alone.high - alone.low
+
+
+def test_files_hold_the_runs_and_what_was_made_of_them(capsys: pytest.CaptureFixture) -> None:
+    three_rules(curve=((0, 1.0), (1000, 9.0)), feedback_angle={"actor": [10.0, 30.0]})
+    a_run("runs", 9, None, status="running")
+    out = shown(capsys, "runs", "--csv", "out.csv")
+    assert out.endswith("wrote out.csv, out-scores.csv, out-pairs.csv, out-curves.csv\n")
+    tables = {}
+    for name in ("out", "out-scores", "out-pairs", "out-curves"):
+        with open(f"{name}.csv", newline="") as file:
+            tables[name] = list(csv.DictReader(file))
+    assert {name: len(rows) for name, rows in tables.items()} == {
+        "out": 18,
+        "out-scores": 3,
+        "out-pairs": 3,
+        "out-curves": 36,
+    }
+    scores = {row["name"]: row for row in tables["out-scores"]}
+    assert (scores["pepita"]["iqm"], scores["pepita"]["median"], scores["pepita"]["feedback_angle"]) == (
+        "60.25",
+        "60.5",
+        "20",
+    )
+    assert (scores["backprop"]["runs"], scores["backprop"]["compared"]) == ("7", "6")
+
+
+def test_a_table_of_runs_is_compared_as_its_runs_are() -> None:
+    three_rules()
+    assert main(["compare", "runs", "--csv", "out.csv"]) == 0
+    first = Path("out-scores.csv").read_text()
+    assert main(["compare", "out.csv", "--csv", "again.csv"]) == 0
+    assert Path("again-scores.csv").read_text() == first
+    assert Path("again.csv").read_text() == Path("out.csv").read_text()
+
+
+def test_rows_stay_until_their_run_is_repeated() -> None:
+    a_run("runs", 0, 100.0)
+    a_run("runs", 0, 7.0, overrides=("env.timesteps=9",))
+    assert main(["compare", "runs", "--csv", "out.csv"]) == 0
+    a_run("later", 0, 200.0)
+    assert main(["compare", "later", "out.csv", "--csv", "out.csv"]) == 0
+    with open("out.csv", newline="") as file:
+        assert [(row["settings"], row["return_mean"]) for row in csv.DictReader(file)] == [
+            ("", "200"),
+            ("env.timesteps=9", "7"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("empty",), "there are no runs in empty"),
+        (("none",), "there is no folder 'none'"),
+        (("runs", "empty"), "there are no runs in empty"),
+        (("notes.csv",), "notes.csv is no table of runs"),
+        (("runs", "--csv", "empty/none/out.csv"), "--csv empty/none/out.csv: it cannot be written"),
+        (("runs", "--seed", "-1"), "is not a whole number"),
+        ((), "the following arguments are required: FOLDER"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture) -> None:
+    Path("empty").mkdir()
+    Path("notes.csv").write_text("a,b\n")
+    a_run("runs")
+    assert main(["compare", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.startswith("bio-rl compare: ")
+    assert said.count("\n") == 1
+
+
+def test_runs_that_were_really_made_are_compared(train: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
+    assert train("-m", "rule=backprop,readout", "members=3", "hydra.sweep.dir=runs", "diagnostics=light") == 0
+    (task,) = compared().tasks
+    assert sorted((each.name, len(each.returns)) for each in task.contenders) == [("backprop", 3), ("readout", 3)]
+    record = task.contenders[0].records[0]
+    assert record.numbers["multiply_accumulates"] > 0
+    assert set(record.angles) == {"actor", "critic"}
+    assert record.curve.timesteps.tolist() == [0, 32, 64]
+    assert "2 rules on one task" in shown(capsys)
