@@ -17,7 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 
 from bio_rl.experiment.finite import FiniteEnvs
 from bio_rl.experiment.isolation import isolated
-from bio_rl.snapshot import Tree, put, take
+from bio_rl.experiment.monitor import TaskMonitor, TaskRewards, failure
+from bio_rl.snapshot import take
 from bio_rl.tasks import BATCHED, make_batched
 from bio_rl.tasks.vec_env import BatchedVecEnv
 
@@ -30,7 +31,7 @@ ROUND_ACTIONS, ADAPT_SPACES = "agents.round_actions", "agents.adapt_spaces"
 """By their names, as Hydra's ``_target_`` names the agent: what makes environments does not depend on agents."""
 
 
-def make_env(config: DictConfig, render_mode: str | None = None) -> "TaskMonitor":
+def make_env(config: DictConfig, render_mode: str | None = None) -> TaskMonitor:
     """One environment of the config group ``env``, in its wrappers, and monitored.
 
     Raises:
@@ -43,7 +44,7 @@ def make_env(config: DictConfig, render_mode: str | None = None) -> "TaskMonitor
     for wrapper in _wrappers(config.wrapper):
         env = _wrapped(env, wrapper, config.id)
     # Last, whatever was chosen: what other wrappers need, images above all, is not flattened before them.
-    return TaskMonitor(get_method(ADAPT_SPACES)(env), task, config.id)
+    return TaskMonitor(get_method(ADAPT_SPACES)(env), task, config.id, config.get("time_limit"))
 
 
 def training_envs(config: DictConfig, gamma: float, in_process: bool = False) -> VecEnv:
@@ -143,101 +144,8 @@ def _batched(config: DictConfig, copies: int) -> BatchedVecEnv | None:
     try:
         batch = make_batched(config.id, copies, config.max_episode_steps, **_arguments(config))
     except Exception as error:  # each environment has its own
-        raise _failure(config.id, "cannot be made", error) from error
+        raise failure(config.id, "cannot be made", error) from error
     return None if batch is None else BatchedVecEnv(batch)
-
-
-class TaskRewards(gymnasium.Wrapper):
-    """Keeps the rewards of an episode as the task gives them, before other wrappers change them.
-
-    Attributes:
-        rewards: one for each of the task's own steps, of which a wrapper may take several at once.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        self.rewards: list[float] = []
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.rewards.append(float(reward))
-        return observation, reward, terminated, truncated, info
-
-
-class TaskMonitor(Monitor):
-    """Stable-Baselines3's Monitor around all wrappers, which tells the return and the length of the task itself.
-
-    An episode is what the agent sees as one; its return is the sum of the task's rewards in it, its
-    length the number of the task's steps. Steps that a wrapper takes while it resets do not count.
-
-    Args:
-        env: the environment in its wrappers.
-        task: the innermost of them.
-        id: the environment's, for errors.
-    """
-
-    def __init__(self, env: gymnasium.Env, task: TaskRewards, id: str):
-        super().__init__(env)
-        self.task = task
-        self.id = id
-        self._generator_before: Tree = None
-        self._reset_by: dict[str, Any] = {}
-        self._actions: list[np.ndarray] = []
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """As the environment's own.
-
-        Raises:
-            RuntimeError: what the environment or a wrapper raised, with the environment's id.
-        """
-        self._generator_before, self._reset_by = take(getattr(self.unwrapped, "_np_random", None)), kwargs
-        self._actions.clear()
-        try:
-            observation, info = super().reset(**kwargs)
-        except Exception as error:
-            raise _failure(self.id, "failed in reset", error) from error
-        self.task.rewards.clear()
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment's own, with ``info["episode"]`` at an episode's end.
-
-        Raises:
-            RuntimeError: what the environment or a wrapper raised, with the environment's id.
-        """
-        self._actions.append(np.array(action))
-        try:
-            observation, reward, terminated, truncated, info = super().step(action)
-        except Exception as error:
-            raise _failure(self.id, "failed in step", error) from error
-        if terminated or truncated:
-            info["episode"] |= {"r": sum(self.task.rewards), "l": len(self.task.rewards)}
-            self.episode_returns[-1], self.episode_lengths[-1] = info["episode"]["r"], info["episode"]["l"]
-        return observation, reward, bool(terminated), bool(truncated), info
-
-    def snapshot(self) -> Tree:
-        """The state of the environment and its wrappers, and what has happened since the last reset."""
-        past = [self._generator_before, self._actions, self.episode_returns, self.episode_lengths, self.episode_times]
-        return {
-            "generator": self._generator_before,
-            "reset_by": take(self._reset_by),
-            "actions": take(np.array(self._actions)),
-            "state": take(self, without=past),
-        }
-
-    def restore(self, tree: Tree, replay: bool = True) -> None:
-        """Bring the environment to where another one was that was made alike.
-
-        Args:
-            tree: the other one's ``snapshot``.
-            replay: whether its episode is played again first, for what of its state is inside a simulator.
-        """
-        if replay:
-            self.unwrapped._np_random = put(getattr(self.unwrapped, "_np_random", None), tree["generator"])
-            self.reset(**put({}, tree["reset_by"]))
-            for action in put(None, tree["actions"]):
-                self.step(action)
-        put(self, tree["state"])
 
 
 class ProcessVecEnv(SubprocVecEnv):
@@ -340,7 +248,7 @@ def _make(config: DictConfig, render_mode: str | None) -> gymnasium.Env:
         remedy = f"; if another package registers it, name its module: env=gymnasium env.id=module:{config.id}"
         raise ValueError(f"env.id={config.id}: {error}{'' if ':' in config.id else remedy}") from error
     except Exception as error:  # each environment has its own
-        raise _failure(config.id, "cannot be made", error) from error
+        raise failure(config.id, "cannot be made", error) from error
     if env.spec is None or env.spec.max_episode_steps is None:
         env = TimeLimit(env, LONGEST_EPISODE)
     return env
@@ -374,16 +282,10 @@ def _wrapped(env: gymnasium.Env, wrapper: dict[str, Any], id: str) -> gymnasium.
     try:
         wrapped = make(env)
     except Exception as error:  # each wrapper has its own
-        raise _failure(id, f"cannot be wrapped in {wrapper['_target_']}", error) from error
+        raise failure(id, f"cannot be wrapped in {wrapper['_target_']}", error) from error
     if not isinstance(wrapped, gymnasium.Env):
         raise ValueError(f"env.wrapper={wrapper['_target_']} gives {type(wrapped).__name__}, not an environment")
     return wrapped
-
-
-def _failure(id: str, what: str, error: Exception) -> RuntimeError:
-    """An error of somebody else's code, in one line that names the environment."""
-    said = " ".join(str(error).split())
-    return RuntimeError(f"{id} {what}: {type(error).__name__}{': ' if said else ''}{said}")
 
 
 def _check_norm_obs_keys(config: DictConfig, space: spaces.Space[Any]) -> None:

@@ -147,13 +147,15 @@ class RunFolder:
         Returns:
             ``"cut off"``, ``"final"`` for a finished run of fewer time steps, or ``None`` if it cannot.
         """
-        status = (self.read_result() or {}).get("status")
-        if status in ("running", "interrupted") and self.is_run_of(config):
-            return "cut off"
-        longer = config.copy()
-        longer.env.timesteps = (self.read_result() or {}).get("timesteps_requested")
-        is_longer = status == "done" and config.env.timesteps > (longer.env.timesteps or 0)
-        return "final" if is_longer and self.is_run_of(longer) else None
+        result = self.read_result() or {}
+        status = result.get("status")
+        if status in ("running", "interrupted") or result.get("resumable"):
+            return "cut off" if self.is_run_of(config) else None
+        shorter = config.copy()
+        shorter.env.timesteps = result.get("timesteps_requested")
+        has_end = (self.path / "resume" / "final.safetensors").is_file()
+        is_longer = has_end and status == "done" and config.env.timesteps > (shorter.env.timesteps or 0)
+        return "final" if is_longer and self.is_run_of(shorter) else None
 
     def changed(self, versions: Mapping[str, str]) -> str:
         """Which versions the run in this folder had that are not these, in words; empty if none."""

@@ -23,8 +23,11 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     A number that is not finite, for which JSON has no word, becomes null.
     """
     draft = folder / f".{FILE}.{os.getpid()}"
-    draft.write_text(json.dumps(_finite(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(folder / FILE)
+    try:
+        draft.write_text(json.dumps(_finite(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        draft.replace(folder / FILE)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _finite(value: Any) -> Any:

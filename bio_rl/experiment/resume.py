@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from bio_rl.experiment.environments import how_to_restore
+from bio_rl.experiment.folder import RunFolder
 from bio_rl.experiment.interruption import Interruption
 from bio_rl.experiment.output import complain
 from bio_rl.snapshot import Damaged, Tree, read, write
@@ -43,10 +44,6 @@ class States:
             (int(file.stem) for file in self.folder.glob(f"*{SUFFIX}") if file.stem.isdecimal()), reverse=True
         )
 
-    @property
-    def has_final(self) -> bool:
-        return self._file(LAST).is_file()
-
     def read(self, which: int | str) -> Tree:
         """A state by its rollouts, or the final one.
 
@@ -64,11 +61,14 @@ class States:
         self.folder.mkdir(exist_ok=True)
         place = self._file(which)
         draft = place.with_name(f".{place.name}")
-        with draft.open("wb") as file:
-            file.write(write(tree))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(place)
+        try:
+            with draft.open("wb") as file:
+                file.write(write(tree))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(place)
+        finally:
+            draft.unlink(missing_ok=True)  # a full disk has better uses for it
         _bring_to_disk(self.folder)
         for old in self.rollouts()[0 if which == LAST else KEPT :]:
             self._file(old).unlink()
@@ -89,12 +89,39 @@ def newest_common(states: Sequence[States]) -> list[Tree] | None:
 
 
 class Saved(Protocol):
-    """A run whose state can be saved."""
+    """A run whose state can be saved, and which may go on from one."""
 
-    @property
-    def states(self) -> States: ...
+    config: DictConfig
+    folder: RunFolder
+    provenance: dict[str, Any]
+    states: States
 
     def state(self) -> Tree: ...
+
+
+def states_to_go_on_from(runs: Sequence[Saved]) -> list[Tree]:
+    """The state from which each of the runs goes on; ``None`` for all that begin anew.
+
+    Raises:
+        OSError: a finished run cannot go on, and is not replaced unasked.
+    """
+    anew = [None] * len(runs)
+    ways = {each.folder.goes_on(each.config) for each in runs}
+    if len(ways) > 1 or runs[0].config.overwrite or (way := ways.pop()) is None:
+        return anew
+    folder = runs[0].folder.path
+    changed = next((text for each in runs if (text := each.folder.changed(each.provenance["versions"]))), None)
+    if way == LAST:
+        if changed is not None:
+            raise OSError(f"the finished run was of {changed}, and cannot go on; overwrite=true begins anew")
+        try:
+            return [each.states.read(LAST) for each in runs]
+        except Damaged as error:
+            raise OSError(f"{error}; overwrite=true begins anew") from error
+    if changed is not None:
+        complain(f"{folder} begins anew: its unfinished run was of {changed}")
+        return anew
+    return newest_common([each.states for each in runs]) or anew
 
 
 class PeriodicSaving:

@@ -1,5 +1,7 @@
 """A run, from top to bottom: build the agent, train it, evaluate it, leave everything in one folder."""
 
+import errno
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,13 +45,12 @@ from bio_rl.experiment.output import complain
 from bio_rl.experiment.progress import ProgressBar
 from bio_rl.experiment.provenance import git_revision, source_hashes, versions
 from bio_rl.experiment.resume import (
-    LAST,
     PeriodicSaving,
     States,
     cut_event_files,
     event_files,
-    newest_common,
     put_tables,
+    states_to_go_on_from,
     tables,
 )
 from bio_rl.experiment.settings import check_settings
@@ -61,6 +62,8 @@ from bio_rl.snapshot import Tree, put, take
 LEARN_TOGETHER, MEMBERS = "agents.learn_together", "agents.Members"
 AGENT_STATE, PUT_AGENT_STATE = "agents.checkpoint.agent_state", "agents.checkpoint.put_agent_state"
 """By their names, as Hydra's ``_target_`` names the agent: what runs agents does not depend on them."""
+FULL = os.strerror(errno.ENOSPC)
+"""What every library says of a disk without room, in an error of whatever kind."""
 IN_CALLBACKS = ("model", "locals", "globals", "parent")
 """What callbacks of Stable-Baselines3 hold of the training that they look at."""
 MEASURED = (
@@ -257,6 +260,8 @@ class Run:
         by_exit = " (something called sys.exit)" if isinstance(error, SystemExit) else ""
         status = "diverged" if isinstance(error, Divergence | NotFinite) else "failed"
         self.end(status, error=f"{type(error).__name__}: {error}{by_exit}")
+        if FULL in str(error):  # which is no fault of the run: with more room the same command goes on with it
+            self.result["resumable"] = True
         with suppress(OSError):
             text = "".join(traceback.format_exception(error))
             (self.folder.path / "traceback.txt").write_text(text, encoding="utf-8")
@@ -379,21 +384,6 @@ class Run:
         self.result["peak_memory_mb"] = results.peak_memory_mb()
         self.result |= self.provenance
         self.folder.write_result(self.result)
-
-
-def states_to_go_on_from(runs: Sequence["Run"]) -> list[Tree]:
-    """The state from which each of the runs goes on; ``None`` for all that begin anew."""
-    anew = [None] * len(runs)
-    ways = {each.folder.goes_on(each.config) for each in runs}
-    if len(ways) > 1 or runs[0].config.overwrite or (way := ways.pop()) is None:
-        return anew
-    if changed := [text for each in runs if (text := each.folder.changed(each.provenance["versions"]))]:
-        complain(f"{runs[0].folder.path} begins anew: its unfinished run was of {changed[0]}")
-        return anew
-    states = [each.states for each in runs]
-    if way == LAST:
-        return [each.read(LAST) for each in states] if all(each.has_final for each in states) else anew
-    return newest_common(states) or anew
 
 
 def whole_rollouts(agent: OnPolicyAlgorithm, timesteps: int) -> int:

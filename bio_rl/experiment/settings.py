@@ -46,6 +46,7 @@ RANGES = {
     "env.n_envs": Range(1, 100_000),
     "env.timesteps": Range(1, LONGEST),
     "env.max_episode_steps": Range(1, LONGEST),
+    "env.time_limit": POSITIVE,
     "diagnostics.interval": Range(0, LONGEST),
     "diagnostics.samples": Range(2, 1_000_000),
     "diagnostics.probes": Range(0, 100_000),

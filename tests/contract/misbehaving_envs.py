@@ -5,8 +5,10 @@ import itertools
 import math
 import os
 import random
+import shutil
 import signal
 import sys
+import time
 from typing import Any
 
 import gymnasium
@@ -144,6 +146,56 @@ class Bandit(gymnasium.Env):
         return np.full(2, 0.5, np.float32), float(np.squeeze(action)), self.steps == self.length, False, {}
 
 
+class Odd(gymnasium.Env):
+    """From the 20th step on it gives something that no environment may give, or takes its time.
+
+    Args:
+        what: it is.
+    """
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, what: str):
+        self.what = what
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        observation = np.zeros(2, np.float32)
+        return observation if self.what == "no info in reset" else (observation, {})
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        observation: Any = np.zeros(2, np.float32)
+        reward: Any = 1.0
+        info: Any = {}
+        if self.steps >= 20:
+            match self.what:
+                case "shape":
+                    observation = np.zeros(3, np.float32)
+                case "number":
+                    observation = 0.5
+                case "complex":
+                    observation = np.zeros(2, np.complex64)
+                case "text":
+                    observation = np.array(["a", "b"])
+                case "no observation":
+                    observation = None
+                case "no reward":
+                    reward = None
+                case "no info":
+                    info = None
+                case "nothing":
+                    return None
+                case "memory":
+                    bytearray(10**15)
+                case "waits":
+                    time.sleep(60)
+                case "removes":
+                    shutil.rmtree("run")
+        return observation, reward, self.steps % 7 == 0, False, info
+
+
 class Hidden(gymnasium.Env):
     """Ten steps that tell how many there have been in this copy's life, which nobody but itself can know or change."""
 
@@ -165,6 +217,6 @@ class Hidden(gymnasium.Env):
         return np.array([math.sin(next(self._life))], dtype=np.float32)
 
 
-for environment in (Bandit, Ends, GlobalGenerators, Hidden, NotFinite):
+for environment in (Bandit, Ends, GlobalGenerators, Hidden, NotFinite, Odd):
     # The checker only warns of what is wrong on purpose.
     gymnasium.register(f"{environment.__name__}-v0", environment, disable_env_checker=True)
