@@ -45,13 +45,16 @@ def axes(chart: Chart, most_ticks: int = 5) -> tuple[Axis, Axis, list[Line]]:
         chart: with at least one point, or it gets axes from 0 to 1.
         most_ticks: on each axis.
     """
-    lines = [thinned(drawable(line, chart.logarithmic)) for line in chart.lines]
+    lines = [thinned(drawable(line, chart.logarithmic, chart.x_logarithmic)) for line in chart.lines]
     lines = [line for line in lines if len(line.x)]
     xs = np.concatenate([line.x for line in lines] or [np.array([0.0, 1.0])])
     bands = [band for line in lines for band in (line.y, line.low, line.high) if band is not None]
     ys = np.concatenate([*bands, np.array(chart.marks)])
     low, high = (ys.min(), ys.max()) if len(ys) else (1.0, 10.0)
-    horizontal = linear_axis(xs.min(), xs.max(), most_ticks, tight=True)
+    if chart.x_logarithmic:
+        horizontal = logarithmic_axis(xs.min() or 1, xs.max(), most_ticks)
+    else:
+        horizontal = linear_axis(xs.min(), xs.max(), most_ticks, tight=True)
     if chart.logarithmic:
         return horizontal, logarithmic_axis(low, high, most_ticks), lines
     if chart.marks:
@@ -96,10 +99,10 @@ def logarithmic_axis(low: float, high: float, most_ticks: int) -> Axis:
     return Axis(low, high, tuple(ticks[:: math.ceil(len(ticks) / most_ticks)]), logarithmic=True)
 
 
-def drawable(line: Line, logarithmic: bool) -> Line:
+def drawable(line: Line, logarithmic: bool, x_logarithmic: bool = False) -> Line:
     """A line without points that have no place: not finite, as good as that, or on a logarithmic axis not above 0."""
     parts = [part for part in (line.y, line.low, line.high) if part is not None]
-    there = np.isfinite(line.x)
+    there = np.isfinite(line.x) & ((line.x > 0) | (not x_logarithmic))
     for part in parts:
         there = there & (np.abs(part) < LARGEST) & ((part > 0) | (not logarithmic))
     return _of_points(line, np.flatnonzero(there))

@@ -2,14 +2,37 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from operator import attrgetter
 
-from bio_rl.analysis.comparison import Comparison, Contender, Task
-from bio_rl.analysis.report import Report, Section, Table, figures
-from bio_rl.analysis.statistics import LEVEL, Estimate, Pair
+import numpy as np
 
+from bio_rl.analysis.comparison import BACKPROP, READOUT, Comparison, Contender, Task
+from bio_rl.analysis.models import FindRule, shipped_rule
+from bio_rl.analysis.process import course, likeness, multiply_accumulates_per_step, seconds_per_step
+from bio_rl.analysis.records import NETWORKS, Record
+from bio_rl.analysis.report import (
+    Chart,
+    Interval,
+    Intervals,
+    Line,
+    Matrix,
+    Picture,
+    Report,
+    Section,
+    Table,
+    figures,
+)
+from bio_rl.analysis.statistics import LEVEL, Estimate, Pair, profile
+from bio_rl.analysis.svg import FEW_LINES
+
+CONTROLS = (BACKPROP, READOUT)
+PROFILE = 100
+"""Thresholds of a performance profile."""
+MOST_VALUES = 4
+"""Of a setting, that are named."""
 MOST_LINES = 8
-"""Of pairs that are not settled, in a terminal."""
+"""Of pairs that are not settled, beside a table of scores."""
 SCORES = ("rule", "IQM", "95 % interval", "worst", "runs", "> backprop", "> readout", "credit", "above", "below")
 NOTES = (
     ("IQM", "interquartile mean of the runs' returns, and its bootstrap interval over seeds"),
@@ -22,7 +45,7 @@ NOTES = (
 def summary(comparison: Comparison) -> Report:
     """What a terminal shows."""
     last = comparison.tasks[-1]
-    sections = [scores(task, MOST_LINES, NOTES if task is last else ()) for task in comparison.tasks]
+    sections = [scores(task, "--html and --csv have all", NOTES if task is last else ()) for task in comparison.tasks]
     return Report(_title(comparison), list(facts(comparison)), [*sections, *overall(comparison)], comparison.problems)
 
 
@@ -40,19 +63,19 @@ def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "bio-rl", ", ".join(sorted(map(str, versions)))
 
 
-def scores(task: Task, most: int | None = None, notes: Sequence[tuple[str, str]] = NOTES) -> Section:
+def scores(task: Task, elsewhere: str, notes: Sequence[tuple[str, str]] = NOTES) -> Section:
     """The contenders of a task, the best first, and which pairs are not settled.
 
     Args:
         task: any.
-        most: lines of the second; ``None`` for all.
+        elsewhere: where those pairs are that are not among the first ``MOST_LINES``.
         notes: what the columns mean.
     """
     rows = [_row(each, task.pairs) for each in task.contenders]
     rows += [(each.name, *("–",) * 3, _runs(each), *("–",) * (len(SCORES) - 5)) for each in task.others]
-    tables = [Table(SCORES, rows, notes)] if rows else []
+    tables = [Table(SCORES, rows, notes, is_sortable=True)] if rows else []
     title = f"{task.name}, {figures(task.budget, 9)} timesteps"
-    return Section(title, _sentence(task), (), [*tables, *_open_pairs(task.pairs, most)])
+    return Section(title, _sentence(task), (), [*tables, *_open_pairs(task.pairs, elsewhere)])
 
 
 def _sentence(task: Task) -> str:
@@ -99,18 +122,18 @@ def share(estimate: Estimate | None) -> str:
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def _open_pairs(pairs: Sequence[Pair], most: int | None) -> Iterator[Table]:
+def _open_pairs(pairs: Sequence[Pair], elsewhere: str) -> Iterator[Table]:
     """What is not settled, the nearest to it first."""
     unsettled = [each for each in pairs if not each.is_settled]
-    shown = sorted(unsettled, key=lambda each: (each.more_seeds is None, each.more_seeds or 0))[:most]
+    shown = sorted(unsettled, key=lambda each: (each.more_seeds is None, each.more_seeds or 0))[:MOST_LINES]
     if not shown:
         return
     rows = [
         (f"{each.one} and {each.other}", figures(each.difference), f"{each.p_value:.2f}", _more(each)) for each in shown
     ]
     left = len(unsettled) - len(shown)
-    notes = [("", f"and {left} more; all are on the page that --html writes")] if left else []
-    yield Table(("not settled", "difference", "p", "what would settle it"), rows, notes)
+    notes = [("", f"and {left} more; {elsewhere}")] if left else []
+    yield Table(("not settled", "difference", "p", "what would settle it"), rows, notes, is_sortable=True)
 
 
 def _more(pair: Pair) -> str:
@@ -128,3 +151,236 @@ def overall(comparison: Comparison) -> Iterator[Section]:
             f"them: 0 is the read-out alone, 1 is backprop. Intervals of {LEVEL:.0%} over seeds, drawn for each task."
         )
         yield Section("Over all tasks that tell", text, (), [Table(("rule", "credit score", "95 % interval"), rows)])
+
+
+# -- the page ------------------------------------------------------------------------------
+
+
+def report(comparison: Comparison, find_rule: FindRule = shipped_rule, seed: int = 0) -> Report:
+    """What a page shows.
+
+    Args:
+        comparison: of runs.
+        find_rule: decides which rules may be made, to count what they cost and to see what they represent.
+        seed: of the bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    shown = [section for task in comparison.tasks for section in _of_task(task, find_rule, rng)]
+    sections = [*overall(comparison), *shown, _not_done(comparison), *_settings(comparison)]
+    return Report(_title(comparison), list(facts(comparison)), sections, comparison.problems)
+
+
+def _of_task(task: Task, find_rule: FindRule, rng: np.random.Generator) -> Iterator[Section]:
+    yield scores(task, "all are below")
+    if not task.contenders:
+        return
+    yield _curves(task, rng)
+    yield _ends(task)
+    yield _credits(task)
+    yield _efforts(task, find_rule, rng)
+    yield _angles(task, rng)
+    yield _likeness(task, find_rule)
+    if task.pairs:
+        yield _all_pairs(task)
+
+
+def _curves(task: Task, rng: np.random.Generator) -> Section:
+    title = f"{task.name}: learning curves"
+    lines = list(_learning_curves(task, rng))
+    if not lines:
+        return Section(title, "None of these runs has recorded evaluations.")
+    charts = [Chart("return", "timesteps", lines)]
+    if len(lines) > FEW_LINES:
+        controls = [replace(each, dashed=True, low=None, high=None) for each in lines if each.name in CONTROLS]
+        charts += [
+            Chart(each.name, "timesteps", [*_others(controls, each), replace(each, name="return")]) for each in lines
+        ]
+    text = (
+        f"The interquartile mean over seeds of the return in each evaluation, and its {LEVEL:.0%} bootstrap interval, "
+        "at the timesteps at which at least half of a rule's runs were evaluated. Where there are many rules a line's "
+        "interval shows when one points at it, and each has its own picture, with backprop and readout dotted."
+    )
+    return Section(title, text, charts)
+
+
+def _others(controls: Sequence[Line], line: Line) -> list[Line]:
+    return [each for each in controls if each.name != line.name]
+
+
+def _learning_curves(task: Task, rng: np.random.Generator) -> Iterator[Line]:
+    for number, each in enumerate((*task.contenders, *task.others)):
+        found = course([record.curve for record in each.records if record.status != "failed"], rng)
+        if found is not None:
+            yield Line(each.name, *found, colour=number)
+
+
+def _ends(task: Task) -> Section:
+    rows = [
+        Interval(each.name, each.score.value, each.score.low, each.score.high, each.returns.tolist())
+        for each in task.contenders
+    ]
+    together = np.concatenate([each.returns for each in task.contenders])
+    thresholds = np.linspace(together.min(), together.max(), PROFILE)
+    lines = [
+        Line(each.name, thresholds, profile([each.returns], thresholds), colour=number)
+        for number, each in enumerate(task.contenders)
+    ]
+    text = (
+        "Each run's return, the interquartile mean and its interval. Below, the performance profile: which share of a "
+        "rule's runs returns more than so much; a line that is above another everywhere is of the better rule."
+    )
+    profiles = Chart("share of runs above", "return", lines, (0, 0.25, 0.5, 0.75, 1), tells_last=False)
+    pictures: list[Picture] = [Intervals("return", "return", rows)]
+    return Section(
+        f"{task.name}: returns at {figures(task.budget, 9)} timesteps",
+        text,
+        [*pictures, *([profiles] if len(np.unique(together)) > 1 else [])],
+    )
+
+
+def _credits(task: Task) -> Section:
+    title = f"{task.name}: credit scores"
+    rows = [
+        Interval(each.name, each.credit.value, each.credit.low, each.credit.high)
+        for each in task.contenders
+        if each.credit is not None and np.isfinite(each.credit.value)
+    ]
+    if not rows:
+        return Section(title, "None: see above what is missing, or that the task does not discriminate.")
+    text = (
+        "How much of what credit to hidden layers can bring a rule brings: (return − readout) / (backprop − readout), "
+        "of interquartile means. 0 is what a network reaches whose hidden layers never learn, 1 is backprop."
+    )
+    return Section(title, text, [Intervals("credit score", "credit score", rows, (0, 1))])
+
+
+def _efforts(task: Task, find_rule: FindRule, rng: np.random.Generator) -> Section:
+    curves = {each.name: each for each in _learning_curves(task, rng)}
+    contenders = [each for each in task.contenders if each.name in curves]
+    seconds = {each.name: seconds_per_step(each) for each in contenders}
+    arithmetic = {each.name: multiply_accumulates_per_step(each, find_rule) for each in contenders}
+    charts = [
+        Chart(title, x_name, lines, x_logarithmic=True)
+        for title, x_name, factors in (
+            ("return by wall time", "seconds", seconds),
+            ("return by arithmetic", "multiply-accumulates", arithmetic),
+        )
+        if (lines := [_stretched(curves[name], factor) for name, factor in factors.items() if factor])
+    ]
+    text = (
+        "The same curves over what learning took. Wall time is that of the machines the runs were made on, for runs "
+        "made together each one's share, so that only like runs may be compared. Arithmetic is what a rule's updates "
+        "multiply and add, counted, times the timesteps and the passes over them."
+    )
+    return Section(f"{task.name}: return by wall time and by arithmetic", text if charts else "Not recorded.", charts)
+
+
+def _stretched(line: Line, factor: float) -> Line:
+    return replace(line, x=line.x * factor)
+
+
+def _angles(task: Task, rng: np.random.Generator) -> Section:
+    title = f"{task.name}: updates beside backprop's"
+    charts = []
+    for network in NETWORKS:
+        lines = [
+            Line(each.name, *found, colour=number)
+            for number, each in enumerate(task.contenders)
+            if (found := course([record.angles[network] for record in each.records if network in record.angles], rng))
+        ]
+        if lines:
+            charts.append(Chart(f"{network}: angle, degrees", "timesteps", lines, (0, 30, 60, 90)))
+    text = (
+        "The angle between a rule's update and the one that backprop makes of the same minibatch and weights, the mean "
+        "over hidden layers and the interquartile mean over seeds: 0° is backprop, 90° nothing of it."
+    )
+    return Section(title, text if charts else "None of these runs has measured it, as with diagnostics=light.", charts)
+
+
+def _likeness(task: Task, find_rule: FindRule) -> Section:
+    title = f"{task.name}: representations"
+    found = likeness(task, find_rule)
+    if isinstance(found, str):
+        return Section(title, found)
+    text = (
+        "How alike hidden layers are (debiased linear CKA, 1 the same and 0 unrelated) when shown the same "
+        f"observations, of each rule the run whose return is nearest to {figures(found.target)}: similarity at returns "
+        "that differ would say little."
+    ) + (" The last is an untrained network." if "untrained" in found.names else "")
+    rows = [
+        (name, figures(value), "yes" if near else "no")
+        for name, value, near in zip(found.names, found.returns, found.is_matched, strict=False)
+    ]
+    table = Table(("run of", "return", "matched"), rows, [("", each) for each in found.problems], is_sortable=True)
+    return Section(title, text, [Matrix(name, found.names, each) for name, each in found.layers.items()], [table])
+
+
+def _all_pairs(task: Task) -> Section:
+    rows = [
+        (
+            each.one,
+            each.other,
+            figures(each.difference),
+            f"{each.p_value:.4f}",
+            "yes" if each.is_settled else _more(each),
+        )
+        for each in task.pairs
+    ]
+    text = (
+        "Whether two rules' returns differ: permutation tests of all pairs, with the chance that any pair is wrongly "
+        f"called different held at {1 - LEVEL:.0%}. What is not settled says how many seeds would, if the difference "
+        "is as large as it looks."
+    )
+    table = Table(("higher", "lower", "difference of means", "p", "settled"), rows, is_sortable=True)
+    return Section(f"{task.name}: all pairs", text, (), [table], is_appendix=True)
+
+
+def _not_done(comparison: Comparison) -> Section:
+    rows = [
+        (task.name, each.name, str(record.seed), record.status, record.texts.get("error", ""), record.folder)
+        for task in comparison.tasks
+        for each in (*task.contenders, *task.others)
+        for record in each.records
+        if record.status != "done"
+    ]
+    header = ("task", "rule", "seed", "status", "error", "folder")
+    if not rows:
+        return Section("What is not done", "Every run is done.")
+    return Section("What is not done", "", (), [Table(header, rows, is_sortable=True)])
+
+
+def _settings(comparison: Comparison) -> Iterator[Section]:
+    for task in comparison.tasks:
+        names = {each.name: each.records for each in (*task.contenders, *task.others)}
+        values = {name: _values(records) for name, records in names.items()}
+        keys = sorted({key for each in values.values() for key in each})
+        common = {key: _only({each.get(key) for each in values.values()}) for key in keys}
+        shared = [(key, value) for key, value in common.items() if value is not None]
+        own = [
+            (name, " ".join(f"{key}={each[key]}" for key in keys if common[key] is None and key in each))
+            for name, each in values.items()
+        ]
+        tables = [Table(("setting of all", "value"), shared)] if shared else []
+        if any(text for _, text in own):
+            tables.append(Table(("rule", "settings of its own"), own))
+        if tables:
+            yield Section(f"{task.name}: settings", "", (), tables, is_appendix=True)
+    versions = Counter((name, value) for each in comparison.records for name, value in each.versions.items())
+    versions.update(("revision", each.texts.get("git_revision") or "unknown") for each in comparison.records)
+    rows = [(name, value, str(number)) for (name, value), number in sorted(versions.items())]
+    yield Section("Versions", "", (), [Table(("of", "version", "runs"), rows, is_sortable=True)], is_appendix=True)
+
+
+def _values(records: Sequence[Record]) -> dict[str, str]:
+    """The settings of a contender's runs; several values stand beside one another."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        for key, value in record.config.items():
+            text = "null" if value is None else str(value)
+            if key != "seed" and text not in found.setdefault(key, []):
+                found[key].append(text)
+    return {key: " | ".join(values[:MOST_VALUES]) for key, values in found.items()}
+
+
+def _only(values: set[str | None]) -> str | None:
+    return next(iter(values)) if len(values) == 1 else None

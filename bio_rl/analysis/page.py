@@ -1,13 +1,16 @@
-"""A report as one HTML page that needs nothing else: no script, no network, no file beside it.
+"""A report as one HTML page that needs nothing else: no network, no file beside it.
 
-Everything that is written into it is text: whatever a run is called stays a name.
+Its only script sorts tables, where there are some to be sorted; without it the page shows the same. Everything that
+is written into it is text: whatever a run is called stays a name.
 """
 
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from html import escape
 
 from bio_rl.analysis import svg
-from bio_rl.analysis.report import Chart, Report, Section, Table
+from bio_rl.analysis.report import Picture, Report, Section, Table
 
 
 def _palette(name: str, others: str) -> str:
@@ -37,12 +40,16 @@ p {{ margin: 0.25rem 0 0.75rem; max-width: 48rem; color: var(--quiet); }}
 .charts {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }}
 figure {{ margin: 0; padding: 0.75rem; background: var(--card); border-radius: 8px; break-inside: avoid;
   max-width: 42rem; }}
+figure.large {{ grid-column: 1 / -1; max-width: none; overflow-x: auto; }} figure.large .chart {{ min-width: 40rem; }}
 figcaption {{ font-size: 0.9rem; font-weight: 600; margin-bottom: 0.5rem; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; margin: 0.75rem 0; font-size: 0.9rem; font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }}
 th, td {{ padding: 0.3rem 1.25rem 0.3rem 0; text-align: left; border-bottom: 1px solid var(--faint); }}
 th {{ font-weight: 600; vertical-align: bottom; }} .number {{ text-align: right; }}
+.sortable td {{ white-space: nowrap; }}
+.sortable th {{ cursor: pointer; }} .sortable th:hover {{ text-decoration: underline; }}
+th[aria-sort=ascending]::after {{ content: " ▲"; }} th[aria-sort=descending]::after {{ content: " ▼"; }}
 .notes {{ font-size: 0.85rem; color: var(--quiet); margin: 0.5rem 0; }}
 .notes div {{ display: grid; grid-template-columns: 8.5rem 1fr; gap: 1rem; }}
 .notes dt {{ font-weight: 600; }} .notes dd {{ margin: 0; }}
@@ -54,8 +61,29 @@ th {{ font-weight: 600; vertical-align: bottom; }} .number {{ text-align: right;
 """
 LONG = 40
 """Characters of a fact that gets a row of its own."""
+SCRIPT = """
+const number = (text) => parseFloat(text.replaceAll(",", "").replace("−", "-").replace("∞", "Infinity"));
+const value = (row, column) => row.cells[column].textContent;
+function sort(heading) {
+  const column = heading.cellIndex, body = heading.closest("table").tBodies[0];
+  const order = heading.getAttribute("aria-sort") === "descending" ? 1 : -1;
+  for (const each of heading.parentNode.cells) each.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", order > 0 ? "ascending" : "descending");
+  body.append(...[...body.rows].sort((one, other) => {
+    const a = number(value(one, column)), b = number(value(other, column));
+    if (isNaN(a) && isNaN(b)) return -order * value(one, column).localeCompare(value(other, column));
+    return isNaN(a) ? 1 : isNaN(b) ? -1 : order * (a - b);
+  }));
+}
+for (const heading of document.querySelectorAll(".sortable th")) {
+  heading.tabIndex = 0;
+  heading.addEventListener("click", () => sort(heading));
+  heading.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(heading); });
+}
+"""
+"""Sorts a table by a column, from the largest and then from the smallest; what is no number stands below."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""What the page itself allows a browser to load and run: nothing but its own style."""
+"""What the page itself allows a browser to load and run: nothing but its own style, and if it has one, its script."""
 
 
 def page(report: Report) -> str:
@@ -67,18 +95,22 @@ def page(report: Report) -> str:
         *(part for section in report.sections for part in _section(section)),
     ]
     body = "\n".join(parts)
+    policy, script = POLICY, ""
+    if any(table.is_sortable for section in report.sections for table in section.tables):
+        digest = b64encode(sha256(SCRIPT.encode()).digest()).decode()
+        policy, script = f"{POLICY}; script-src 'sha256-{digest}'", f"<script>{SCRIPT}</script>"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{escape(report.title)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
 {body}
-</body>
+{script}</body>
 </html>
 """
 
@@ -94,8 +126,9 @@ def _section(section: Section) -> Iterator[str]:
     yield f"</{outside}>"
 
 
-def _figure(chart: Chart) -> str:
-    return f"<figure><figcaption>{escape(chart.title)}</figcaption>{svg.svg(chart)}</figure>"
+def _figure(picture: Picture) -> str:
+    size = " class=large" if svg.is_large(picture) else ""
+    return f"<figure{size}><figcaption>{escape(picture.title)}</figcaption>{svg.svg(picture)}</figure>"
 
 
 def _table(table: Table) -> str:
@@ -106,7 +139,10 @@ def _table(table: Table) -> str:
     cells = ((f"<td{kind}>{escape(each)}</td>" for kind, each in zip(kinds, row, strict=True)) for row in table.rows)
     rows = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
     notes = _pairs("notes", table.notes) if table.notes else ""
-    return f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>{notes}'
+    sortable = ' class="sortable"' if table.is_sortable else ""
+    return (
+        f'<div class="wide"><table{sortable}><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>{notes}'
+    )
 
 
 def _pairs(kind: str, pairs: Sequence[tuple[str, str]]) -> str:

@@ -40,6 +40,7 @@ class Chart:
         lines: at least one with a point.
         marks: evenly spaced ones of the vertical axis, which reaches to them at least; by default round numbers.
         logarithmic: whether the vertical axis is; what is not above 0 is left out.
+        x_logarithmic: the same of the horizontal one.
         tells_last: whether the last value of a line stands beside its name.
     """
 
@@ -49,6 +50,7 @@ class Chart:
     marks: Sequence[float] = ()
     logarithmic: bool = False
     tells_last: bool = True
+    x_logarithmic: bool = False
 
     def label(self, line: Line, longest: int) -> str:
         """What stands beside a line's end, at most so many characters and its last value."""
@@ -57,16 +59,72 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A number with its uncertainty, and what it was made of.
+
+    Attributes:
+        name: of what.
+        value: the number.
+        low, high: the interval's ends, both the number itself where there is none.
+        points: ``(points,)``, shown behind it.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    points: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Numbers under one another along a common axis.
+
+    Attributes:
+        title: what is shown.
+        x_name: of the axis, with its unit.
+        rows: at least one, all finite.
+        marks: numbers that the others are held against.
+    """
+
+    title: str
+    x_name: str
+    rows: Sequence[Interval]
+    marks: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """How alike each two of several things are.
+
+    Attributes:
+        title: what is shown.
+        names: of the things, in an order.
+        values: ``(things, things)``, 1 for the same and 0 for nothing in common; NaN for not known.
+    """
+
+    title: str
+    names: Sequence[str]
+    values: np.ndarray
+
+
+Picture = Chart | Intervals | Matrix
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of text under a header; the first column names the row.
 
     Attributes:
+        header, rows: texts, as many in each row as in the header.
         notes: what headings mean, in pairs.
+        is_sortable: whether a reader of a page may sort the rows by a column.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[tuple[str, str]] = ()
+    is_sortable: bool = False
 
     def is_numeric(self, column: int) -> bool:
         """Whether a column holds nothing but numbers, to be set under one another by their ends."""
@@ -80,12 +138,13 @@ class Section:
     Attributes:
         title: the heading.
         text: what is to be seen, in a sentence or two; or why there is nothing.
+        charts: pictures; a terminal has those with lines.
         is_appendix: whether it is for looking things up: folded on a page, and left out in a terminal.
     """
 
     title: str
     text: str = ""
-    charts: Sequence[Chart] = ()
+    charts: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
     is_appendix: bool = False
 

@@ -44,9 +44,10 @@ def _show_section(section: Section, console: Console) -> None:
         console.print(Text(section.text, style="dim"))
     per_row = max(1, min(3, (console.width + 2) // (NARROWEST + 2)))
     width = min(WIDEST, (console.width - 2 * (per_row - 1)) // per_row)
-    for first in range(0, len(section.charts), per_row):
+    charts = [each for each in section.charts if isinstance(each, Chart)]
+    for first in range(0, len(charts), per_row):
         grid = Grid.grid(padding=(0, 2, 0, 0))
-        drawn = [Text("\n").join(draw(each, width, _takes_dots(console))) for each in section.charts[first:][:per_row]]
+        drawn = [Text("\n").join(draw(each, width, _takes_dots(console))) for each in charts[first:][:per_row]]
         grid.add_row(*drawn)
         console.print(grid)
     for table in section.tables:

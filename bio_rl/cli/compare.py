@@ -8,18 +8,28 @@ from rich.console import Console
 from bio_rl.analysis import terminal
 from bio_rl.analysis.comparison import compare as compare_records
 from bio_rl.analysis.comparison_files import write_csv
-from bio_rl.analysis.comparison_page import summary
+from bio_rl.analysis.comparison_page import report, summary
+from bio_rl.analysis.page import page
 from bio_rl.analysis.records import NoRuns, read
 from bio_rl.cli.errors import UserError
+from bio_rl.cli.inspect import finder
 
 
-def compare(places: Sequence[Path], csv: Path | None = None, seed: int = 0) -> int:
+def compare(
+    places: Sequence[Path],
+    html: Path | None = None,
+    csv: Path | None = None,
+    seed: int = 0,
+    config_dir: Path | None = None,
+) -> int:
     """Compare runs.
 
     Args:
         places: folders in which runs lie at any depth, and CSV files of runs.
+        html: the file that takes the page.
         csv: the file that takes a row for each run; beside it, what was made of them.
         seed: of the bootstrap and of permutations.
+        config_dir: the folder whose ``rule/`` holds files of the user's own rules, which are run to be seen, as ours.
 
     Raises:
         UserError: a place that holds no run, or a file that cannot be written.
@@ -30,9 +40,17 @@ def compare(places: Sequence[Path], csv: Path | None = None, seed: int = 0) -> i
         raise UserError(str(error)) from error
     comparison = compare_records(found, seed)
     terminal.show(summary(comparison), Console(highlight=False))
+    if html is not None:
+        shown = page(report(comparison, finder(config_dir), seed))
+        _written("--html", html, lambda: [_write(html, shown)])
     if csv is not None:
         _written("--csv", csv, lambda: write_csv(csv, comparison, found.records))
     return 0
+
+
+def _write(file: Path, text: str) -> Path:
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
 def _written(option: str, place: Path, write: Callable[[], Sequence[Path]]) -> None:

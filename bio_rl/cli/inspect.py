@@ -34,7 +34,7 @@ def inspect(folder: Path, html: Path | None = None, config_dir: Path | None = No
     Raises:
         UserError: a folder that holds no run, or a file that cannot be written.
     """
-    find_rule = _finder(config_dir)
+    find_rule = finder(config_dir)
     try:
         run = Run(folder)
     except NoRun as error:
@@ -53,7 +53,7 @@ def inspect(folder: Path, html: Path | None = None, config_dir: Path | None = No
     return 0
 
 
-def _finder(config_dir: Path | None) -> FindRule:
+def finder(config_dir: Path | None) -> FindRule:
     """What finds our own rules and the user's, and no other that a folder may name."""
     classes = map(class_of, own_rules(config_dir).values())
     own = {f"{each.__module__}:{each.__qualname__}": each for each in classes}

@@ -1,13 +1,17 @@
 """``bio-rl compare``: which runs belong together, what is said of them, and bad input."""
 
 import csv
+import json
 import re
+from base64 import b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_runs import a_run
+from html_page import Page
 
 from bio_rl.analysis.comparison import Comparison, compare
 from bio_rl.analysis.records import read
@@ -268,6 +272,7 @@ def test_rows_stay_until_their_run_is_repeated() -> None:
         (("none",), "there is no folder 'none'"),
         (("runs", "empty"), "there are no runs in empty"),
         (("notes.csv",), "notes.csv is no table of runs"),
+        (("runs", "--html", "empty"), "--html empty: it cannot be written"),
         (("runs", "--csv", "empty/none/out.csv"), "--csv empty/none/out.csv: it cannot be written"),
         (("runs", "--seed", "-1"), "is not a whole number"),
         ((), "the following arguments are required: FOLDER"),
@@ -284,6 +289,68 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str, capsys: p
     assert said.count("\n") == 1
 
 
+def page_of(*places: str) -> Page:
+    assert main(["compare", *(places or ("runs",)), "--html", "page.html"]) == 0
+    html = Path("page.html").read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import|https?://", html)
+    page = Page(html)
+    assert not [name for name, _ in page.attributes if name.startswith("on") or name in ("src", "href")]
+    return page
+
+
+def test_a_page_shows_every_part() -> None:
+    three_rules(curve=((0, 1.0), (500, 5.0), (1000, 9.0)), angles={0: (80, 100, 0), 1000: (10, 30, 0)})
+    a_run("runs", 9, None, status="failed", error="out of memory")
+    page = page_of()
+    # Curves, returns, profile, credit, wall time, arithmetic, and the actor's angles.
+    assert page.tags.count("svg") == 7
+    assert page.tags.count("script") == 1
+    for words in (
+        "cartpole, ppo: learning curves",
+        "returns at 1,000 timesteps",
+        "credit scores",
+        "by wall time and by arithmetic",
+        "Fewer than two rules have runs with probes",
+        "out of memory",
+        "setting of all",
+        "2.9.0",
+    ):
+        assert words in page.text
+
+
+def test_a_page_lets_a_browser_run_its_own_script_and_nothing_else() -> None:
+    a_run("runs")
+    page_of()
+    html = Path("page.html").read_text(encoding="utf-8")
+    script = html.split("<script>")[1].split("</script>")[0]
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in html
+
+
+def test_many_rules_have_a_picture_each_and_a_line_of_their_own() -> None:
+    for number in range(20):
+        runs_of(f"rule_{number}", [float(number + seed) for seed in range(3)], curve=((0, 1.0), (1000, 9.0)))
+    page = page_of()
+    assert page.tags.count("svg") == 1 + 20 + 2 + 2
+    html = Path("page.html").read_text(encoding="utf-8")
+    overview = next(each for each in html.split("<figure")[1:] if 'class="chart many"' in each)
+    lines = re.findall(r'<polyline class="(line \S+ \S+)"', overview)
+    assert len(set(lines)) == len(lines) == 20
+
+
+def test_whatever_a_run_is_called_stays_a_name(capsys: pytest.CaptureFixture) -> None:
+    name = '<script>alert("1")</script>[bold]&amp;'
+    for seed in range(3):
+        folder = a_run("runs", seed, float(seed), curve=((0, 1.0), (1000, 9.0)), error=name, status="done")
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | {"rule": name, "env": name, "status": "done"}))
+        (folder / ".hydra/config.yaml").write_text(json.dumps({name: name}))
+    page = page_of()
+    assert page.tags.count("script") == 1
+    assert page.text.count(name) >= 8
+    assert name in shown(capsys)
+
+
 def test_runs_that_were_really_made_are_compared(train: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
     assert train("-m", "rule=backprop,readout", "members=3", "hydra.sweep.dir=runs", "diagnostics=light") == 0
     (task,) = compared().tasks
@@ -293,3 +360,7 @@ def test_runs_that_were_really_made_are_compared(train: Callable[..., int], caps
     assert set(record.angles) == {"actor", "critic"}
     assert record.curve.timesteps.tolist() == [0, 32, 64]
     assert "2 rules on one task" in shown(capsys)
+    page = page_of()
+    for layer in ("actor, layer 1", "critic, layer 2"):
+        assert layer in page.text
+    assert "untrained 3" in page.text

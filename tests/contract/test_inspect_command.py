@@ -8,12 +8,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import HERE, TINY
+from html_page import Page
 from rich.console import Console
 
 from bio_rl.analysis import terminal
@@ -48,35 +48,6 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(whole_run: Path) -> Path:
     """A copy of it, ``run`` in the test's own folder."""
     return Path(shutil.copytree(whole_run, "run"))
-
-
-class Page(HTMLParser):
-    """What a browser would find in a page: elements that are not closed, loaded or run, and the text."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in ("meta",):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def page_of(folder: Path) -> Page:
