@@ -27,7 +27,7 @@ commands:
   rules   the credit-assignment rules, their properties or costs [--cost] [--json] [--config-dir DIR]
   audit   what their updates depend on, measured: bio-rl audit [RULE ...] [--json] [--config-dir DIR]
   inspect how a run learnt, in pictures: bio-rl inspect RUN_FOLDER [--html FILE] [--config-dir DIR]
-  compare which rules learn better, and whether by chance: bio-rl compare FOLDER ... [--html FILE] [--csv FILE]
+  compare which rules learn better, beyond chance: bio-rl compare FOLDER ... [--html FILE] [--csv FILE] [--png DIR]
 
 bio-rl COMMAND --help says more, bio-rl --version which this is.
 """
@@ -235,6 +235,7 @@ def _compare(arguments: list[str]) -> int:
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that opens in any browser")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each run, and scores, pairs, curves")
+    parser.add_argument("--png", type=Path, metavar="DIR", help="write the page's pictures, a file each")
     parser.add_argument("--seed", type=partial(_whole, least=0), default=0, help="of the bootstrap (default: 0)")
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own rules, by their files in DIR/rule/, are run to be seen"
@@ -243,7 +244,7 @@ def _compare(arguments: list[str]) -> int:
 
     from bio_rl.cli.compare import compare
 
-    return compare(options.places, options.html, options.csv, options.seed, options.config_dir)
+    return compare(options.places, options.html, options.csv, options.png, options.seed, options.config_dir)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

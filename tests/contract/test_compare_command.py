@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha256
@@ -316,6 +317,23 @@ def test_a_page_shows_every_part() -> None:
         "2.9.0",
     ):
         assert words in page.text
+
+
+def test_every_picture_is_a_file(capsys: pytest.CaptureFixture) -> None:
+    three_rules(curve=((0, 1.0), (500, 5.0), (1000, 9.0)))
+    assert "wrote 6 files in pictures" in shown(capsys, "runs", "--png", "pictures")
+    files = sorted(Path("pictures").iterdir())
+    assert [each.name.partition("-")[0] for each in files] == [f"{number:02}" for number in range(1, 7)]
+    assert all(each.read_bytes().startswith(b"\x89PNG") for each in files)
+    assert files[0].name == "01-cartpole-ppo-learning-curves-return.png"
+
+
+def test_without_matplotlib_one_line_says_so(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_run("runs")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["compare", "runs", "--png", "pictures"]) == 2
+    assert "--png needs matplotlib" in capsys.readouterr().err
+    assert not Path("pictures").exists()
 
 
 def test_a_page_lets_a_browser_run_its_own_script_and_nothing_else() -> None:
