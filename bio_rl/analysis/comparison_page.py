@@ -129,7 +129,7 @@ def _open_pairs(pairs: Sequence[Pair], elsewhere: str) -> Iterator[Table]:
     if not shown:
         return
     rows = [
-        (f"{each.one} and {each.other}", figures(each.difference), f"{each.p_value:.2f}", _more(each)) for each in shown
+        (f"{each.one} and {each.other}", figures(each.difference), f"{each.p_value:.3f}", _more(each)) for each in shown
     ]
     left = len(unsettled) - len(shown)
     notes = [("", f"and {left} more; {elsewhere}")] if left else []

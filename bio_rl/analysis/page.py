@@ -47,7 +47,7 @@ table {{ border-collapse: collapse; margin: 0.75rem 0; font-size: 0.9rem; font-v
   overflow-wrap: normal; }}
 th, td {{ padding: 0.3rem 1.25rem 0.3rem 0; text-align: left; border-bottom: 1px solid var(--faint); }}
 th {{ font-weight: 600; vertical-align: bottom; }} .number {{ text-align: right; }}
-.sortable td {{ white-space: nowrap; }}
+.sortable td {{ white-space: nowrap; }} .sortable :is(th, td) {{ padding-right: 0.9rem; }}
 .sortable th {{ cursor: pointer; }} .sortable th:hover {{ text-decoration: underline; }}
 th[aria-sort=ascending]::after {{ content: " ▲"; }} th[aria-sort=descending]::after {{ content: " ▼"; }}
 .notes {{ font-size: 0.85rem; color: var(--quiet); margin: 0.5rem 0; }}
@@ -56,6 +56,8 @@ th[aria-sort=ascending]::after {{ content: " ▲"; }} th[aria-sort=descending]::
 @media print {{
   body {{ font-size: 10pt; padding: 0; }}
   .facts, figure, .problems {{ border: 1px solid var(--faint); }}
+  .wide, figure.large {{ overflow: visible; }} figure.large .chart {{ min-width: 0; }}
+  .wide table {{ font-size: 7.5pt; }} .sortable td {{ white-space: normal; }} tr {{ break-inside: avoid; }}
 }}
 {svg.STYLE}
 """
