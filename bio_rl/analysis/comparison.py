@@ -25,7 +25,7 @@ from bio_rl.analysis.statistics import (
 )
 
 BACKPROP, READOUT = "backprop", "readout"
-TASK = ("env.id", "env.kwargs", "env.extra", "env.wrapper", "env.max_episode_steps")
+TASK = ("env.id", "env.kwargs", "env.evaluation_kwargs", "env.extra", "env.wrapper", "env.max_episode_steps")
 """Settings that make it another task."""
 IDLE = (
     "study",
@@ -34,7 +34,10 @@ IDLE = (
     "device",
     "torch_threads",
     "overwrite",
+    "resume",
+    "tuning",
     "env.name",
+    "env.time_limit",
     "env.vec",
     "logging",
     "diagnostics",
@@ -78,6 +81,10 @@ class Contender:
     def has_one_rule(self) -> bool:
         """Whether actor and critic learn by the same rule."""
         return all(each.texts.get("critic_rule", "") in ("", self.rule) for each in self.records)
+
+    def has_rules(self, actor: str, critic: str) -> bool:
+        """Whether the actor learns by the one rule and the critic by the other."""
+        return self.rule == actor and all(each.texts.get("critic_rule", "") == critic for each in self.records)
 
     def count(self, status: str) -> int:
         return sum(each.status == status for each in self.records)
@@ -393,6 +400,8 @@ def _notes(
         yield f"fewer than {LEAST_RUNS} seeds, and so no interval: {_named(few)}"
     if discriminates is False:
         yield "does not discriminate: the intervals of readout and backprop overlap, so no credit score is given"
+    if discriminates and backprop is not None:
+        yield from _needs(contenders, backprop)
     missing = [name for name, there in ((BACKPROP, backprop), (READOUT, readout)) if there is None]
     if missing:
         yield f"no credit score: there are no runs of {' and of '.join(missing)} to hold the others against"
@@ -407,6 +416,17 @@ def _notes(
     ):
         if own := [each for each in contenders if each.count(status)]:
             yield f"{words}: {_named(own, status)}"
+
+
+def _needs(contenders: Sequence[Contender], backprop: Contender) -> Iterator[str]:
+    """In which network hidden layers must learn, by the controls that are the read-out in one network alone."""
+    for network, rules in (("actor", (READOUT, BACKPROP)), ("critic", (BACKPROP, READOUT))):
+        own = [each for each in contenders if each.has_rules(*rules) and each.score.interval is not None]
+        if own:
+            control = max(own, key=lambda each: each.score.value)
+            verdict = "needs" if control.score.high < backprop.score.low else "is not shown to need"
+            low, high = figures(control.score.low), figures(control.score.high)
+            yield f"the {network} {verdict} hidden credit: with readout in it alone the IQM is within {low} to {high}"
 
 
 def _named(contenders: Sequence[Contender], status: str = "") -> str:

@@ -283,12 +283,18 @@ def _of_row(row: Mapping[str, str], place: str) -> Record:
         raise ValueError(f"{row['status']!r} is no status ({', '.join(STATUSES)})")
     return Record(
         folder=place,
-        texts={name: row[name] for name in (*TEXTS, "git_revision")},
+        texts={name: row[name] for name in (*TEXTS, "git_revision")} | {"critic_rule": _critic_rule(row)},
         seed=int(row["seed"]),
         status=row["status"],
         numbers={name: value for name, value in numbers.items() if math.isfinite(value)},
         from_folder=False,
     )
+
+
+def _critic_rule(row: Mapping[str, str]) -> str:
+    """The rule of a row's critic: the actor's, unless an override chose another."""
+    chosen = dict(token.lstrip("+").partition("=")[::2] for token in row["settings"].split())
+    return chosen.get("critic_rule") or chosen.get("rule@critic_rule") or row["rule"]
 
 
 # -- data frames ---------------------------------------------------------------------------

@@ -90,6 +90,25 @@ def test_a_read_out_in_one_network_alone_is_no_control() -> None:
     assert control.score.value < 30
 
 
+def test_the_read_out_in_one_network_alone_says_which_network_needs_credit(capsys: pytest.CaptureFixture) -> None:
+    three_rules()
+    for seed in range(4):
+        mixed = {"critic_rule": "backprop", "overrides": ("critic_rule=backprop",)}
+        a_run("runs", seed, 30.0 + seed, "readout", **mixed)
+        mixed = {"critic_rule": "readout", "overrides": ("critic_rule=readout",)}
+        a_run("runs", seed, 98.0 + seed, "backprop", **mixed)
+    assert main(["compare", "runs", "--csv", "out.csv"]) == 0
+    for place in ("runs", "out.csv"):
+        (task,) = compared(place).tasks
+        assert [note.partition(":")[0] for note in task.notes] == [
+            "the actor needs hidden credit",
+            "the critic is not shown to need hidden credit",
+        ]
+        control = task.control("readout")
+        assert control is not None
+        assert control.name == "readout"
+
+
 def test_what_is_not_settled_is_said_with_the_seeds_that_would() -> None:
     runs_of("backprop", [10.0, 20.0, 30.0, 40.0])
     runs_of("pepita", [15.0, 25.0, 35.0, 45.0])
