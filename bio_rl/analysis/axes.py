@@ -10,6 +10,7 @@ from bio_rl.analysis.report import Chart, Line
 
 STEPS = (1, 2, 2.5, 5, 10)
 LARGEST = 1e100
+"""What is larger is nobody's measurement, and breaks sums."""
 MOST_POINTS = 400
 """Of a line; more would not be seen."""
 

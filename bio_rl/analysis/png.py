@@ -9,12 +9,12 @@ import numpy as np
 
 from bio_rl.analysis.axes import drawable
 from bio_rl.analysis.report import Chart, Intervals, Matrix, Picture, Report
-from bio_rl.analysis.svg import COLOURS, FEW_LINES, PALETTES, ROW
+from bio_rl.analysis.svg import COLOURS, FEW_LINES, PALETTES, ROW, cut
 
 PALETTE = PALETTES["light"]
 DASHES: tuple[Any, ...] = ("-", (0, (7, 3)), (0, (7, 2, 2, 2)), (0, (3, 2)))
 """As on the page, in matplotlib's words."""
-MARKERS = "osVD".lower()
+MARKERS = "os^D"
 DPI = 150
 LONGEST_NAME = 80
 """Characters of a file's name."""
@@ -122,5 +122,6 @@ def _matrix(matrix: Matrix, axes: Any) -> None:
 
 
 def _plain(name: str) -> str:
-    """A name that is no mathematics: what is between dollars would be typeset; and one that begins so, be hidden."""
-    return " " + name.replace("$", r"\$") if name.startswith("_") else name.replace("$", r"\$")
+    """A name as it is: what is between dollars would be typeset, and what begins with an underscore, hidden."""
+    text = cut(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

@@ -16,6 +16,8 @@ from bio_rl.diagnostics.cost import cost
 
 MOST_ALIKE = 24
 """Contenders whose representations are compared: the work grows with the square of their number."""
+MOST_PASSES = 10**6
+"""Over the same timestep: what is more is no setting of ours."""
 MATCHED = 0.1
 """Share of a task's range of returns within which runs count as of the same return."""
 
@@ -85,11 +87,11 @@ def _iqm_of_runs(values: Sequence[np.ndarray]) -> np.ndarray:
 
 def seconds_per_step(contender: Contender) -> float | None:
     """The wall time of a timestep, the median over runs; of runs made together each has its share."""
-    known = [
-        each.numbers["wall_seconds"] / each.numbers.get("members", 1) / each.numbers["timesteps"]
-        for each in contender.records
-        if each.status == "done" and each.numbers.get("wall_seconds") and each.numbers.get("timesteps")
-    ]
+    known = []
+    for record in contender.records:
+        seconds, timesteps = (record.numbers.get(name, 0) for name in ("wall_seconds", "timesteps"))
+        if record.status == "done" and seconds > 0 and timesteps >= 1:
+            known.append(seconds / max(1, record.numbers.get("members", 1)) / timesteps)
     return float(np.median(known)) if known else None
 
 
@@ -103,7 +105,9 @@ def multiply_accumulates_per_step(contender: Contender, find_rule: FindRule) -> 
     count = next((each for each in known if each is not None), None)
     if count is None:
         count = _counted(contender.records, find_rule)
-    return count * passes if count is not None and isinstance(passes, int) else None
+    if count is None or not isinstance(passes, int) or not 1 <= passes <= MOST_PASSES:
+        return None
+    return count * passes
 
 
 def _counted(records: Sequence[Record], find_rule: FindRule) -> float | None:

@@ -6,7 +6,6 @@ Only plain data is read, see ``bio_rl.analysis.runs``. Ten thousand runs take ha
 """
 
 import csv
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bio_rl.analysis.axes import LARGEST
 from bio_rl.analysis.runs import NoRun, Run, Series, find_runs, flat
 from bio_rl.experiment.result import STATUSES
 
@@ -64,7 +64,7 @@ class Record:
             the overrides, in the order of their names, that have no column of their own.
         seed: of the run.
         status: as in result.json.
-        numbers: by the names ``NUMBERS`` and ``MORE_NUMBERS``; what there is of them, all finite.
+        numbers: by the names ``NUMBERS`` and ``MORE_NUMBERS``; what there is of them, no larger than ``LARGEST``.
         config: of the run, flat; empty where it is not known.
         versions: of packages.
         curve: the mean return of each evaluation's episodes.
@@ -189,7 +189,7 @@ def _texts(run: Run) -> Iterator[tuple[str, str]]:
 
 def _numbers(run: Run) -> Iterator[tuple[str, float]]:
     for name in (*NUMBERS, *MORE_NUMBERS):
-        if (value := run.number(name)) is not None and math.isfinite(value):
+        if (value := run.number(name)) is not None and abs(value) < LARGEST:
             yield name, value
     if angles := list(_feedback_angles(run)):
         yield "feedback_angle", fmean(angles)
@@ -197,14 +197,15 @@ def _numbers(run: Run) -> Iterator[tuple[str, float]]:
         yield f"{network}_angle_start", float(series.values[0])
         yield f"{network}_angle", float(series.values[-1])
     costs = [run.number("cost", network, "multiply_accumulates") for network in (*NETWORKS, "shared")]
-    if known := [each for each in costs if each is not None]:
+    if known := [each for each in costs if each is not None and abs(each) < LARGEST]:
         yield "multiply_accumulates", sum(known)
 
 
 def _feedback_angles(run: Run) -> Iterator[float]:
     found = run.result.get("feedback_angle")
     for layers in found.values() if isinstance(found, Mapping) else ():
-        yield from (each for each in layers if isinstance(each, float)) if isinstance(layers, list) else ()
+        angles = layers if isinstance(layers, list) else []
+        yield from (each for each in angles if isinstance(each, float) and abs(each) < LARGEST)
 
 
 def _versions(run: Run) -> dict[str, str]:
@@ -213,7 +214,9 @@ def _versions(run: Run) -> dict[str, str]:
 
 
 def _curve(run: Run) -> Series:
-    points = [(when, returns.mean()) for when, returns in run.evaluations.returns_by_time()]
+    evaluations = run.evaluations.returns_by_time()
+    sane = ((when, returns) for when, returns in evaluations if when < LARGEST and (abs(returns) < LARGEST).all())
+    points = [(when, returns.mean()) for when, returns in sane]
     return Series(*np.array(points, dtype=float).reshape(-1, 2).T)
 
 
@@ -227,9 +230,12 @@ def _update_angles(run: Run) -> Iterator[tuple[str, Series]]:
         }
         hidden = [series for layer, series in layers.items() if layer < max(layers)]
         if hidden:
-            timesteps, places = np.unique(np.concatenate([each.timesteps for each in hidden]), return_inverse=True)
-            sums = np.bincount(places, np.concatenate([each.values for each in hidden]))
-            yield network, Series(timesteps, sums / np.bincount(places))
+            when, values = (np.concatenate(each) for each in zip(*hidden, strict=True))
+            there = (abs(values) < LARGEST) & (when < LARGEST)
+            timesteps, places = np.unique(when[there], return_inverse=True)
+            means = np.bincount(places, values[there]) / np.bincount(places)
+            if len(timesteps):
+                yield network, Series(timesteps, means)
 
 
 # -- a CSV file ----------------------------------------------------------------------------
@@ -286,7 +292,7 @@ def _of_row(row: Mapping[str, str], place: str) -> Record:
         texts={name: row[name] for name in (*TEXTS, "git_revision")} | {"critic_rule": _critic_rule(row)},
         seed=int(row["seed"]),
         status=row["status"],
-        numbers={name: value for name, value in numbers.items() if math.isfinite(value)},
+        numbers={name: value for name, value in numbers.items() if abs(value) < LARGEST},
         from_folder=False,
     )
 

@@ -202,7 +202,7 @@ def _points(x: np.ndarray, y: np.ndarray) -> list[str]:
 
 def _intervals(intervals: Intervals) -> str:
     rows = intervals.rows
-    names = [_cut(each.name) for each in rows]
+    names = [cut(each.name) for each in rows]
     left = 16 + CHARACTER * max(map(len, names))
     height = TOP + BOTTOM + ROW * len(rows)
     seen = [value for each in rows for value in (each.value, each.low, each.high, *each.points)]
@@ -233,7 +233,7 @@ def _interval(row: Interval, place: _Place, y: float) -> Iterator[str]:
 
 
 def _matrix(matrix: Matrix) -> str:
-    names = [f"{_cut(name)} {number}" for number, name in enumerate(matrix.names, start=1)]
+    names = [f"{cut(name)} {number}" for number, name in enumerate(matrix.names, start=1)]
     left = 12 + CHARACTER * max(map(len, names))
     size = max(LARGE_WIDTH if is_large(matrix) else WIDTH, left + CELL * len(names)), CELL * (len(names) + 1)
     parts = []
@@ -256,5 +256,6 @@ def _matrix(matrix: Matrix) -> str:
     return _element(*size, "", f"{matrix.title}. {', '.join(names)}", parts)
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """As much of a name as a large picture has room for."""
     return name if len(name) <= LONGEST_OF_LARGE else name[: LONGEST_OF_LARGE - 1] + "…"

@@ -388,6 +388,33 @@ def test_whatever_a_run_is_called_stays_a_name(capsys: pytest.CaptureFixture) ->
     assert name in shown(capsys)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"members": 0, "wall_seconds": 1e308, "timesteps": 0},
+        {"return_mean": 1e308, "untrained_return_mean": -1e308},
+        {"cost": {"actor": {"multiply_accumulates": 1e308}, "critic": []}, "versions": {"bio-rl": {"a": [None]}}},
+        {"feedback_angle": {"actor": [1e308, 1e308]}, "git_revision": 5, "error": ["x"], "critic_rule": None},
+        {"rule": "x" * 3000},
+        {"timesteps_requested": -1},
+        {"curve": ((0, float("nan")), (500, 1e308), (1000, 9.0))},
+        {"curve": ((0, 1.0), (10**400, 9.0))},
+        {"angles": {0: (float("nan"), 1e308, 0.0), 1000: (10.0, -1e308, 0.0)}},
+        {"config": {"agent": {"n_epochs": 10**400}, "env": None, "study": ["x"]}},
+    ],
+)
+def test_odd_values_are_neither_an_error_nor_a_warning(odd: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    three_rules(curve=((0, 1.0), (500, 5.0), (1000, 9.0)))
+    for seed in (6, 7, 8):
+        rule = {"rule": odd["rule"]} if "rule" in odd else {}
+        folder = a_run("runs", seed, **{"curve": ((0, 1.0), (1000, 9.0)), **odd, "rule": "burst"})
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | rule))
+    page_of("runs", "--csv", "out.csv", "--png", "pictures")
+    assert "pepita" in shown(capsys, "out.csv")
+
+
 def test_runs_that_were_really_made_are_compared(train: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
     assert train("-m", "rule=backprop,readout", "members=3", "hydra.sweep.dir=runs", "diagnostics=light") == 0
     (task,) = compared().tasks

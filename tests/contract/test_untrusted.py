@@ -159,7 +159,14 @@ def test_in_the_folder_itself_nothing_is_imported(run: Path, monkeypatch: pytest
     change(run / ".hydra/config.yaml", "env", "id", to="evil:CartPole-v1")
     (run / "hydra_plugins").mkdir()
     (run / "hydra_plugins" / "evil_plugin.py").write_text(EVIL)
-    for command in (["play", "."], ["inspect", "."], ["play", "--help"], ["train", "--help"], ["rules"]):
+    for command in (
+        ["play", "."],
+        ["inspect", "."],
+        ["compare", ".", "--html", "page.html"],
+        ["play", "--help"],
+        ["train", "--help"],
+        ["rules"],
+    ):
         done = subprocess.run(
             [Path(sys.executable).parent / "bio-rl", *command], cwd=run, capture_output=True, text=True
         )
