@@ -23,10 +23,11 @@ from bio_rl.analysis.report import (
     Table,
     figures,
 )
-from bio_rl.analysis.statistics import LEVEL, Estimate, Pair, profile
+from bio_rl.analysis.statistics import LEVEL, Estimate, Pair, band, profile
 from bio_rl.analysis.svg import FEW_LINES
 
 CONTROLS = (BACKPROP, READOUT)
+SHARES = (0, 0.25, 0.5, 0.75, 1)
 PROFILE = 100
 """Thresholds of a performance profile."""
 MOST_VALUES = 4
@@ -46,7 +47,8 @@ def summary(comparison: Comparison) -> Report:
     """What a terminal shows."""
     last = comparison.tasks[-1]
     sections = [scores(task, "--html and --csv have all", NOTES if task is last else ()) for task in comparison.tasks]
-    return Report(_title(comparison), list(facts(comparison)), [*sections, *overall(comparison)], comparison.problems)
+    sections += [replace(each, charts=()) for each in overall(comparison)]
+    return Report(_title(comparison), list(facts(comparison)), sections, comparison.problems)
 
 
 def _title(comparison: Comparison) -> str:
@@ -144,13 +146,35 @@ def _more(pair: Pair) -> str:
 
 def overall(comparison: Comparison) -> Iterator[Section]:
     """The credit score over tasks, where there are several that tell."""
-    if comparison.overall:
-        rows = [(name, figures(each.value, 3), interval(each)) for name, each in comparison.overall.items()]
-        text = (
-            "The mean credit score over the tasks on which readout and backprop differ, of what was run on all of "
-            f"them: 0 is the read-out alone, 1 is backprop. Intervals of {LEVEL:.0%} over seeds, drawn for each task."
-        )
-        yield Section("Over all tasks that tell", text, (), [Table(("rule", "credit score", "95 % interval"), rows)])
+    if not comparison.overall:
+        return
+    rows = [(name, figures(each.value, 3), interval(each)) for name, each in comparison.overall.items()]
+    intervals = [Interval(name, each.value, each.low, each.high) for name, each in comparison.overall.items()]
+    text = (
+        "The mean credit score over the tasks on which readout and backprop differ, of what was run on all of "
+        f"them: 0 is the read-out alone, 1 is backprop. Intervals of {LEVEL:.0%} over seeds, drawn for each task."
+    )
+    credits_of_runs = {name: _credits_of_runs(comparison, name) for name in comparison.overall}
+    together = np.concatenate([each for tasks in credits_of_runs.values() for each in tasks])
+    thresholds = np.linspace(together.min(), together.max(), PROFILE)
+    lines = [Line(name, thresholds, profile(tasks, thresholds)) for name, tasks in credits_of_runs.items()]
+    pictures: list[Picture] = [
+        Intervals("credit score over tasks", "credit score", intervals, (0, 1)),
+        Chart("share of runs above, each task the same", "a run's credit", lines, SHARES, tells_last=False),
+    ]
+    table = Table(("rule", "credit score", "95 % interval"), rows, is_sortable=True)
+    yield Section("Over all tasks that tell", text, pictures, [table])
+
+
+def _credits_of_runs(comparison: Comparison, name: str) -> list[np.ndarray]:
+    """Returns of a contender's runs on each task that tells, between those of the controls."""
+    found = []
+    for task in comparison.tasks:
+        backprop, readout = (task.control(rule) for rule in CONTROLS)
+        if task.discriminates and backprop is not None and readout is not None:
+            own = next(each for each in task.contenders if each.name == name)
+            found.append((own.returns - readout.score.value) / (backprop.score.value - readout.score.value))
+    return found
 
 
 # -- the page ------------------------------------------------------------------------------
@@ -175,7 +199,7 @@ def _of_task(task: Task, find_rule: FindRule, rng: np.random.Generator) -> Itera
     if not task.contenders:
         return
     yield _curves(task, rng)
-    yield _ends(task)
+    yield _ends(task, rng)
     yield _credits(task)
     yield _efforts(task, find_rule, rng)
     yield _angles(task, rng)
@@ -214,7 +238,7 @@ def _learning_curves(task: Task, rng: np.random.Generator) -> Iterator[Line]:
             yield Line(each.name, *found, colour=number)
 
 
-def _ends(task: Task) -> Section:
+def _ends(task: Task, rng: np.random.Generator) -> Section:
     rows = [
         Interval(each.name, each.score.value, each.score.low, each.score.high, each.returns.tolist())
         for each in task.contenders
@@ -222,20 +246,30 @@ def _ends(task: Task) -> Section:
     together = np.concatenate([each.returns for each in task.contenders])
     thresholds = np.linspace(together.min(), together.max(), PROFILE)
     lines = [
-        Line(each.name, thresholds, profile([each.returns], thresholds), colour=number)
+        Line(each.name, thresholds, *_profile(each, thresholds, rng), colour=number)
         for number, each in enumerate(task.contenders)
     ]
     text = (
         "Each run's return, the interquartile mean and its interval. Below, the performance profile: which share of a "
-        "rule's runs returns more than so much; a line that is above another everywhere is of the better rule."
+        "rule's runs returns more than so much, with its interval; a line that is above another everywhere is of the "
+        "better rule."
     )
-    profiles = Chart("share of runs above", "return", lines, (0, 0.25, 0.5, 0.75, 1), tells_last=False)
+    profiles = Chart("share of runs above", "return", lines, SHARES, tells_last=False)
     pictures: list[Picture] = [Intervals("return", "return", rows)]
     return Section(
         f"{task.name}: returns at {figures(task.budget, 9)} timesteps",
         text,
         [*pictures, *([profiles] if len(np.unique(together)) > 1 else [])],
     )
+
+
+def _profile(
+    contender: Contender, thresholds: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The share of runs above each threshold, and its interval."""
+    scores = [contender.returns]
+    low, high = band(lambda drawn: profile(drawn, thresholds), rng, scores) or (None, None)
+    return profile(scores, thresholds), low, high
 
 
 def _credits(task: Task) -> Section:

@@ -58,6 +58,7 @@ th[aria-sort=ascending]::after {{ content: " ▲"; }} th[aria-sort=descending]::
   .facts, figure, .problems {{ border: 1px solid var(--faint); }}
   .wide, figure.large {{ overflow: visible; }} figure.large .chart {{ min-width: 0; }}
   .wide table {{ font-size: 7.5pt; }} .sortable td {{ white-space: normal; }} tr {{ break-inside: avoid; }}
+  h2, h2 + p {{ break-after: avoid; }}
 }}
 {svg.STYLE}
 """

@@ -237,6 +237,10 @@ def test_an_overall_score_is_of_the_tasks_that_tell() -> None:
     both = comparison.overall["pepita"]
     assert alone is not None
     assert both.high - both.low < alone.high - alone.low
+    page = page_of("runs", "more", "same")
+    assert "Over all tasks that tell" in page.text
+    # Of all tasks the scores and the profile; of each of three tasks the returns and the profile, of two the credit.
+    assert page.tags.count("svg") == 2 + 3 * 2 + 2
 
 
 def test_files_hold_the_runs_and_what_was_made_of_them(capsys: pytest.CaptureFixture) -> None:
