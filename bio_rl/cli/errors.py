@@ -4,12 +4,16 @@ from collections.abc import Iterable
 
 from bio_rl.names import nearest as nearest
 
+LONGEST = 800
+"""Characters of a line; what somebody gave may be longer."""
+
 
 class UserError(Exception):
-    """What was wrong, where, and what would be right, in one line."""
+    """What was wrong, where, and what would be right, in one line that can be read."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}")
 
 
 def nearest_of(name: str, known: Iterable[str], place: str = "it") -> str:

@@ -1,7 +1,8 @@
 """What the numbers of a config may be, beyond what agents and rules check themselves."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -35,6 +36,9 @@ NOT_NEGATIVE = Range(0, whole=False)
 LONGEST = 10**12
 """More steps than any run takes; what is beyond the others' bounds cannot be held in memory, or is no step at all."""
 FRACTION = Range(0, 1, whole=False)
+
+SMALLEST, GREATEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+MOST_LAYERS = 100
 
 RANGES = {
     "seed": Range(0, 2**31 - 1),
@@ -78,6 +82,13 @@ SCHEDULED = ("optimizer.learning_rate", "agent.clip_range", "agent.clip_range_vf
 
 def check_settings(config: DictConfig) -> None:
     """Raise a ValueError for a setting that is out of range."""
+    for key, given in _numbers(OmegaConf.to_container(config, resolve=True)):
+        if given and not SMALLEST <= abs(given) <= GREATEST:
+            raise ValueError(f"{key}={given}: networks compute in single precision, which has no such number")
+    layers = OmegaConf.select(config, "network.hidden")
+    for widths in layers.values() if OmegaConf.is_dict(layers) else [layers]:
+        if OmegaConf.is_list(widths) and len(widths) > MOST_LAYERS:
+            raise ValueError(f"network.hidden has {len(widths)} layers; it may have {MOST_LAYERS}")
     for key, allowed in RANGES.items():
         value = OmegaConf.select(config, key)
         number = _scheduled(value) if key in SCHEDULED else value
@@ -91,6 +102,17 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(f"optimizer.betas={betas}: optimizer.betas must be two numbers from 0 to 1")
     if config.device != "auto":
         _check_device(config.device)
+
+
+def _numbers(settings: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every finite number with a point, by its key."""
+    if isinstance(settings, float) and math.isfinite(settings):
+        yield key, settings
+    named = (
+        settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
+    )
+    for name, value in named:
+        yield from _numbers(value, f"{key}.{name}" if key else str(name))
 
 
 def _check_device(device: str) -> None:
