@@ -145,7 +145,10 @@ def compose(*overrides: str) -> DictConfig:
 
 def resolved(config: DictConfig) -> DictConfig:
     """A copy with a value in the place of every interpolation and of what a preset says, as it is recorded and run."""
-    config = config.copy()
+    return _resolve(config.copy())
+
+
+def _resolve(config: DictConfig) -> DictConfig:
     # Unlike ``resolve``, this names the key whose value cannot be found.
     OmegaConf.to_container(config, resolve=True)
     with read_write(config):
@@ -525,7 +528,7 @@ def _settings(full: DictConfig) -> DictConfig:
     """What a run gets of a composed config."""
     # For the resolver ``hydra``, as when the job runs.
     HydraConfig.instance().set_config(full)
-    config = resolved(_ours(full))
+    config = _resolve(_ours(full))
     OmegaConf.set_struct(config, True)
     return config
 
