@@ -27,14 +27,16 @@ from rich.progress import track
 from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, plain, resolved, shorthand, unequal_budgets
 from bio_rl.cli.errors import UserError, first_line, nearest
 from bio_rl.cli.schema import check_arguments
+from bio_rl.cli.watch import SweepWatch
 from bio_rl.experiment.folder import FolderError, RunFolder
 from bio_rl.experiment.interruption import Interrupted, Interruption
 from bio_rl.experiment.output import as_return, complain, plain_warnings, say
+from bio_rl.experiment.provenance import changed_code
 from bio_rl.trust import code_of_ones_own
 
 FINISHED = ("done", "diverged", "interrupted")
 """Statuses of runs that hold something which is not to be overwritten silently."""
-NOT_BUILT = ("seed", "study", "overwrite")
+NOT_BUILT = ("seed", "study", "overwrite", "retry", "resume")
 """Settings by which runs may differ whose environment, rule and agent are built alike."""
 FULL_ERROR = "HYDRA_FULL_ERROR"
 WORST = float("-inf")
@@ -70,11 +72,15 @@ def train(arguments: Sequence[str]) -> int:
     check_folders(runs)
     left = [[run for run in several if not stays(RunFolder(run.folder), run)] for several in runs_of]
     if done_before := len(runs) - sum(map(len, left)):
-        complain(f"{done_before} of {len(runs)} runs are finished already and stay; overwrite=true repeats them")
+        complain(
+            f"{done_before} of {len(runs)} runs are finished already and stay; overwrite=true repeats them, retry=true "
+            "those that failed"
+        )
     check_builds([job for job, several in zip(jobs, left, strict=True) if several])
     Interruption.received = None
     try:
-        with Interruption(first=partial(_end_workers, runs)):
+        still = [run.folder for several in left for run in several]
+        with Interruption(first=partial(_end_workers, runs)), SweepWatch(still):
             is_through = _hand_over([*args.flags, *args.overrides])
     except KeyboardInterrupt:
         if len(runs) > 1:
@@ -168,20 +174,25 @@ def _check_sweep_file(file: Path) -> None:
 
 
 def stays(folder: RunFolder, run: Job) -> bool:
-    """Whether a finished run in the folder stays, and a command for several goes on with the next one.
+    """Whether a run in the folder stays, and a command for several goes on with the next one.
 
-    It does if it had the same config. What was interrupted, such a command begins anew.
+    It does if it had the same config and ran on the same code. What was cut off goes on; what failed stays, in such a
+    command, unless ``retry`` says otherwise.
 
     Raises:
         FolderError: there is another finished run, and it may not be overwritten.
     """
     result = folder.read_result()
-    if result is None or result["status"] not in FINISHED or run.config.overwrite:
+    if result is None or run.config.overwrite or folder.goes_on(run.config):
         return False
     several = run.is_one_of_several
-    if (several and result["status"] == "interrupted") or folder.goes_on(run.config):
+    if result["status"] == "failed":
+        return several and not run.config.retry and folder.is_run_of(run.config)
+    if result["status"] not in FINISHED or (several and result["status"] == "interrupted"):
         return False
     if several and folder.is_run_of(run.config):
+        if changed := changed_code(result, code_of_ones_own(plain(run.config))):
+            raise FolderError(f"{folder.path} holds this run, of {changed}; overwrite=true replaces it")
         return True
     other = " of other settings" if several else ""
     ended = "finished" if result["status"] == "done" else result["status"]
@@ -377,7 +388,7 @@ def _ended(folder: RunFolder) -> dict[str, Any]:
         if (owner := folder.owner()) is not None:
             return {"status": f"in use by {owner}"}
         with folder:
-            result |= {"status": "failed", "error": "the process was killed"}
+            result |= {"status": "failed", "error": "the process was killed", "resumable": True}
             folder.write_result(result)
     return result
 

@@ -220,6 +220,6 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def _settings(config: Any) -> dict[str, Any]:
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     # They say what may be replaced and what is saved on the way, and nothing of what is learnt.
-    for name in ("overwrite", "resume"):
+    for name in ("overwrite", "retry", "resume"):
         settings.pop(name, None)
     return settings

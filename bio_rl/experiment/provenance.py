@@ -3,10 +3,12 @@
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import bio_rl
 from bio_rl import Rule
@@ -52,3 +54,22 @@ def source_hashes(rules: Iterable[Rule]) -> dict[str, str]:
     modules = {each.__module__: sys.modules[each.__module__] for each in classes if each.__module__ in sys.modules}
     files = {name: Path(file) for name, module in modules.items() if (file := getattr(module, "__file__", None))}
     return {name: sha256(file.read_bytes()).hexdigest() for name, file in sorted(files.items()) if file.is_file()}
+
+
+def changed_code(result: Mapping[str, Any], modules: Collection[str]) -> str:
+    """How the code that a run ran on differs from today's, in words; empty if it does not.
+
+    Args:
+        result: of the run.
+        modules: those that may be looked up besides ours: the result alone may name any.
+    """
+    then = result["versions"]["bio-rl"]
+    if then != bio_rl.__version__:
+        return f"bio-rl {then}, not {bio_rl.__version__}"
+    recorded: Mapping[str, str] = result.get("rule_source_sha256") or {}
+    for module, digest in recorded.items():
+        if module.startswith("bio_rl.") or module in modules:
+            spec = find_spec(module)
+            if spec is None or spec.origin is None or sha256(Path(spec.origin).read_bytes()).hexdigest() != digest:
+                return f"another {module} than today's"
+    return ""
