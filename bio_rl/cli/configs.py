@@ -40,6 +40,14 @@ TUNED_BY_RULE = "tuned=${env}/${agent}/${rule}"
 """What ``tuned=rule`` stands for: the file that ``bio-rl tune`` writes."""
 LONGEST_NAME, LONGEST_PATH = 255, 4000
 """What file systems take, in bytes; of the path something is left for the files in it."""
+LAUNCHERS = {
+    "joblib": "parallel",
+    "ray": "ray",
+    "ray_aws": "ray",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+}
+"""Hydra's launchers, and which of our extras brings each."""
 LONGEST_SUFFIX = 200
 """The end of a folder's name, in bytes, before a hash takes the place of what is cut; the rule's name stands before."""
 
@@ -402,6 +410,8 @@ class _Composer:
             if choice not in known and not choice.startswith(("$", "{")):
                 key = override.get_key_element().removeprefix("rule@")
                 remedy = self._task_remedy(choice) if group == "env" else ""
+                if group == "hydra/launcher" and (extra := LAUNCHERS.get(choice)):
+                    remedy = f': pip install "bio-rl[{extra}]" brings it'
                 remedy = remedy or nearest_of(choice, known, f"{group}/")
                 raise UserError(f"{key}={choice}: {group} has no choice {choice!r}{remedy}")
 

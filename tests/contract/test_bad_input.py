@@ -120,6 +120,7 @@ from bio_rl.cli import main
         ("train -m hydra.swep.dir=x", "hydra has no key 'swep'; did you mean 'sweep'"),
         ("train hydra/launchr=basic", "did you mean 'hydra/launcher'"),
         ("train hydra/launcher=basci", "did you mean 'basic'"),
+        ("train -m hydra/launcher=submitit_slurm seed=0,1", 'pip install "bio-rl[submitit]" brings it'),
         ("train hydra.job.chdir=maybe", "not a valid bool"),
         ("train rule=kolen_pollack rule.decay=1e-320", "rule.decay=1e-320: networks compute in single precision"),
         ("train optimizer.learning_rate=1e308", "networks compute in single precision"),
