@@ -35,6 +35,10 @@ MOST_VALUES = 4
 MOST_LINES = 8
 """Of pairs that are not settled, beside a table of scores."""
 SCORES = ("rule", "IQM", "95 % interval", "worst", "runs", "> backprop", "> readout", "credit", "above", "below")
+ENDS = ("rule", "IQM", "95 % interval", "worst", "runs", "above", "below")
+HELD = ("rule", "> backprop", "> readout", "credit")
+WIDE = 130
+"""Columns of a terminal that has room for all of ``SCORES``."""
 NOTES = (
     ("IQM", "interquartile mean of the runs' returns, and its bootstrap interval over seeds"),
     ("> backprop", "probability that a run is better than one of backprop, and its interval"),
@@ -43,12 +47,28 @@ NOTES = (
 )
 
 
-def summary(comparison: Comparison) -> Report:
-    """What a terminal shows."""
+def summary(comparison: Comparison, width: int) -> Report:
+    """What a terminal shows of so many columns: a narrow one has the table of scores in two."""
     last = comparison.tasks[-1]
     sections = [scores(task, "--html and --csv have all", NOTES if task is last else ()) for task in comparison.tasks]
+    if width < WIDE:
+        sections = [
+            replace(each, tables=[part for table in each.tables for part in _parts(table)]) for each in sections
+        ]
     sections += [replace(each, charts=()) for each in overall(comparison)]
     return Report(_title(comparison), list(facts(comparison)), sections, comparison.problems)
+
+
+def _parts(table: Table) -> Iterator[Table]:
+    """A table of scores as two, and any other as it is."""
+    if table.header != SCORES:
+        yield table
+        return
+    for names in (ENDS, HELD):
+        places = [SCORES.index(name) for name in names]
+        yield Table(
+            names, [[row[place] for place in places] for row in table.rows], table.notes if names is HELD else ()
+        )
 
 
 def _title(comparison: Comparison) -> str:

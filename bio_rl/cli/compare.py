@@ -45,7 +45,8 @@ def compare(
     except NoRuns as error:
         raise UserError(str(error)) from error
     comparison = compare_records(found, seed)
-    terminal.show(summary(comparison), Console(highlight=False))
+    console = Console(highlight=False)
+    terminal.show(summary(comparison, console.width), console)
     if html is not None or png is not None:
         whole = report(comparison, finder(config_dir), seed)
         if html is not None:

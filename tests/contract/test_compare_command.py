@@ -66,6 +66,18 @@ def test_rules_stand_by_their_score_between_the_controls(capsys: pytest.CaptureF
     assert re.search(r"pepita +60\.25 +\S+ to \S+ +56 +6 +0\.00 +1\.00 +0\.50 \[0\.4\d, 0\.5\d\] +1 +1\n", out)
 
 
+@pytest.mark.parametrize("width", [60, 80, 130])
+def test_a_terminal_of_any_width_shows_every_column(
+    width: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_rules()
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = shown(capsys)
+    assert max(map(len, out.splitlines())) <= width
+    assert all(re.search(rf"\b{name}\b", out) for name in ("IQM", "worst", "runs", "credit", "above", "below"))
+    assert "\nbackprop " in out
+
+
 def test_the_same_seed_gives_the_same_numbers(capsys: pytest.CaptureFixture) -> None:
     three_rules()
     assert shown(capsys) == shown(capsys)
