@@ -10,11 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_runs import a_run
 from html_page import Page
 
 from bio_rl.analysis.comparison import Comparison, compare
+from bio_rl.analysis.models import shipped_rule
+from bio_rl.analysis.process import likeness
 from bio_rl.analysis.records import read
 from bio_rl.cli import main
 
@@ -444,3 +447,14 @@ def test_runs_that_were_really_made_are_compared(train: Callable[..., int], caps
     for layer in ("actor, layer 1", "critic, layer 2"):
         assert layer in page.text
     assert "untrained 3" in page.text
+    found = likeness(task, shipped_rule)
+    assert not isinstance(found, str)
+    assert found.names == [*(each.name for each in task.contenders), "untrained"]
+    assert found.problems == []
+    # Of each rule the run that is nearest to the common return.
+    for contender, value in zip(task.contenders, found.returns, strict=True):
+        assert abs(value - found.target) == min(abs(contender.returns - found.target))
+    assert set(found.layers) == {f"{network}, layer {layer}" for network in ("actor", "critic") for layer in (1, 2)}
+    for values in found.layers.values():
+        assert np.isfinite(values).all()
+        np.testing.assert_array_equal(values, values.T)
