@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import HERE
 from fake_runs import a_run
 from html_page import Page
+from omegaconf import OmegaConf
 
-from bio_rl.analysis.comparison import Comparison, compare
+from bio_rl.analysis.comparison import IDLE, Comparison, compare
 from bio_rl.analysis.models import shipped_rule
 from bio_rl.analysis.process import likeness
 from bio_rl.analysis.records import read
@@ -158,6 +160,13 @@ def test_settings_tell_contenders_of_a_rule_apart() -> None:
     runs_of("pepita", [1.0] * 3, "small", config=sized(8))
     assert "pepita network.hidden=[8,8]" in names(compared("runs", "logged", "small"))
     assert "pepita network.hidden=[64,64]" in names(compared("runs", "logged", "small"))
+
+
+def test_every_setting_either_tells_runs_apart_or_is_known_not_to() -> None:
+    """Whoever adds one to train.yaml decides whether runs of a rule that differ in it are seeds of one another."""
+    known = OmegaConf.load(HERE.parents[1] / "conf" / "train.yaml")
+    own = {name for name in known if name not in ("defaults", "hydra")}
+    assert own <= {"critic_rule", "evaluation", *IDLE}
 
 
 def test_an_environment_of_other_arguments_is_another_task() -> None:
