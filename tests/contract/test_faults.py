@@ -85,7 +85,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-@pytest.mark.parametrize("kilobytes", [150, 250])
+@pytest.mark.parametrize("kilobytes", [150, pytest.param(250, marks=pytest.mark.slow)])
 def test_a_full_disk_ends_the_run_which_goes_on_when_there_is_room(
     kilobytes: int, small_disk: Callable[[int], Path], train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,7 +125,9 @@ def test_members_go_on_to_the_same_end() -> None:
     check([*SETTINGS, *PPO], members=2)
 
 
-@pytest.mark.parametrize("task", ["env=lunar_lander", "env.vec=dummy", "env.vec=subproc", DRAWING])
+@pytest.mark.parametrize(
+    "task", ["env=lunar_lander", "env.vec=dummy", pytest.param("env.vec=subproc", marks=pytest.mark.slow), DRAWING]
+)
 def test_environments_go_on_where_they_were(task: str) -> None:
     if task == "env=lunar_lander":
         pytest.importorskip("Box2D")
@@ -157,24 +159,26 @@ def test_a_longer_run_goes_on_from_a_finished_one() -> None:
     assert main(["train", *shorter, "hydra.run.dir=short"]) == 2, "a shorter run is another one"
 
 
-def test_a_damaged_state_falls_back_to_the_one_before(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "damage", ["changed", *(pytest.param(each, marks=pytest.mark.slow) for each in ("cut", "empty"))]
+)
+def test_a_damaged_state_falls_back_to_the_one_before(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*SETTINGS, *PPO]
     assert main(["train", *arguments, "hydra.run.dir=whole"]) == 0
-    for damage in ("cut", "changed", "empty"):
-        killed([*arguments, f"hydra.run.dir={damage}"], after=4)
-        states = resume.States(Path(damage))
-        assert states.rollouts() == [4, 3]
-        newest = Path(damage, "resume", "4.safetensors")
-        content = bytearray(newest.read_bytes())
-        content[-100] ^= 1
-        newest.write_bytes({"cut": content[:-50], "changed": content, "empty": b""}[damage])
-        capsys.readouterr()
-        assert main(["train", *arguments, f"hydra.run.dir={damage}"]) == 0
-        err = capsys.readouterr().err
-        assert "4.safetensors" in err
-        assert err.count("\n") == 1
-        assert result(Path(damage))["resumed_at"] == 3 * 32
-        assert left_behind(Path(damage)) == left_behind(Path("whole"))
+    killed([*arguments, f"hydra.run.dir={damage}"], after=4)
+    states = resume.States(Path(damage))
+    assert states.rollouts() == [4, 3]
+    newest = Path(damage, "resume", "4.safetensors")
+    content = bytearray(newest.read_bytes())
+    content[-100] ^= 1
+    newest.write_bytes({"cut": content[:-50], "changed": content, "empty": b""}[damage])
+    capsys.readouterr()
+    assert main(["train", *arguments, f"hydra.run.dir={damage}"]) == 0
+    err = capsys.readouterr().err
+    assert "4.safetensors" in err
+    assert err.count("\n") == 1
+    assert result(Path(damage))["resumed_at"] == 3 * 32
+    assert left_behind(Path(damage)) == left_behind(Path("whole"))
 
 
 def test_nothing_goes_on_under_other_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,16 +175,18 @@ def test_in_the_folder_itself_nothing_is_imported(run: Path, monkeypatch: pytest
 
 
 def test_what_the_user_trusts_is_imported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("mine.py").write_text("from gymnasium.wrappers import ClipReward\n\n\nclass Mine(ClipReward):\n    pass\n")
-    change(run / ".hydra/config.yaml", "env", "wrapper", to={"_target_": "mine.Mine", "max_reward": 0.5})
+    Path("owns_a_wrapper.py").write_text(
+        "from gymnasium.wrappers import ClipReward\n\n\nclass Mine(ClipReward):\n    pass\n"
+    )
+    change(run / ".hydra/config.yaml", "env", "wrapper", to={"_target_": "owns_a_wrapper.Mine", "max_reward": 0.5})
     assert main(["play", "run", "--video", "it.mp4"]) == 2
-    assert "--trust mine" in capsys.readouterr().err
-    assert main(["play", "run", "--video", "it.mp4", "--trust", "mine"]) == 0
-    assert main([*TRAIN, "hydra.run.dir=another", "env.wrapper={_target_: mine.Mine, max_reward: 0.5}"]) == 0
-    assert "| bio-rl play another --trust mine |" in capsys.readouterr().out
+    assert "--trust owns_a_wrapper" in capsys.readouterr().err
+    assert main(["play", "run", "--video", "it.mp4", "--trust", "owns_a_wrapper"]) == 0
+    assert main([*TRAIN, "hydra.run.dir=another", "env.wrapper={_target_: owns_a_wrapper.Mine, max_reward: 0.5}"]) == 0
+    assert "| bio-rl play another --trust owns_a_wrapper |" in capsys.readouterr().out
     assert main(["play", "run", "--video", "it.mp4", "--trust", "no_such_module"]) == 2
     assert "no_such_module" in capsys.readouterr().err
-    del sys.modules["mine"]
+    del sys.modules["owns_a_wrapper"]
 
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
