@@ -257,3 +257,13 @@ def test_a_run_that_ends_within_a_rollout_keeps_what_was_whole(train):
 def test_settings_of_diagnostics_are_checked(train, capsys, setting, message):
     assert train(setting) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kolen_pollacks_feedback_comes_within_ten_degrees_on_cartpole() -> None:
+    arguments = ("rule=kolen_pollack", "rule.decay=3", "members=4", "evaluation.interval=0", "logging=none")
+    assert main(["train", *arguments, "hydra.run.dir=run"]) == 0
+    for seed in range(4):
+        result = json.loads(Path(f"run/seed={seed}/result.json").read_text())
+        assert max(angle for network in result["feedback_angle"].values() for angle in network) < 10
+        assert result["return_mean"] > 100, "it has learnt as well"
