@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from benchmarks import diagnostics, throughput, update_cost, variance
+from benchmarks import diagnostics, nudge, soak, throughput, update_cost, variance
 from bio_rl import Network, make_rule
 
 
@@ -217,3 +217,31 @@ def test_exponents_are_recovered():
     assert exponent < 0.75
     assert explained < 0.9
     assert "0.80" in list(variance.exponent_table(rows))[1]
+
+
+def test_the_nudge_is_measured_once_and_both_presets_are_told_apart_or_not(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(nudge, "SHARES", (1.0,))
+    arguments = ["--rules", "burst", "--seeds", "2", "--timesteps", "512", "--output", str(tmp_path / "nudge")]
+    nudge.main(arguments)
+    table = (tmp_path / "nudge.csv").read_text()
+    assert len(table.splitlines()) == 1 + 2 * 2
+    assert (tmp_path / "nudge.png").stat().st_size > 1000
+    *_, row = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\| `burst` \| \d+° → \d+° \| \d+° → \d+° \|.*\|", row)
+    nudge.main(arguments)
+    assert (tmp_path / "nudge.csv").read_text() == table, "what is there is not run again"
+
+
+def looks(growth, files=5, threads=1):
+    """An hour of looks at a process that grows by so many MiB, and by files and threads in its second half."""
+    return [
+        soak.Look(36.0 * n, 300 + growth * n / 100 + 0.01 * (n % 2), files if n > 80 else 5, threads if n > 80 else 1)
+        for n in range(100)
+    ]
+
+
+def test_a_soak_notices_what_grows():
+    assert soak.report("flat", looks(0)) == 0
+    assert soak.report("memory", looks(3)) == 1
+    assert soak.report("files", looks(0, files=9)) == 1
+    assert soak.report("threads", looks(0, threads=2)) == 1
