@@ -87,7 +87,9 @@ def train(rule: str, nudge: str, seeds: int, timesteps: int) -> list[Run]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         where = [f"hydra.run.dir={folder}", "resume.interval=0"]
-        bio_rl(["train", f"rule={rule}", f"members={seeds}", f"env.timesteps={timesteps}", *chosen, *looking, *where])
+        learning = ["train", f"rule={rule}", f"members={seeds}", f"env.timesteps={timesteps}"]
+        if code := bio_rl([*learning, *chosen, *looking, *where]):
+            raise SystemExit(code)
         return [run_of(Path(folder, f"seed={seed}") if seeds > 1 else Path(folder)) for seed in range(seeds)]
 
 
