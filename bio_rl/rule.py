@@ -74,6 +74,10 @@ class Rule(nn.Module):
     nonlocal_scalars: ClassVar[str]
     """What uses a number that a neuron cannot know, by name, with the batch if it is one over the batch; else empty."""
 
+    limit: ClassVar[str] = ""
+    """Of a rule that nudges: the rule whose direction its update takes as the nudge goes to 0, once feedback has been
+    learnt where it is; ``gauss_newton`` for a damped step of that kind. Empty where nothing is nudged."""
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By each word of a setting ``preset``, the settings that it gives another value than their default.
 

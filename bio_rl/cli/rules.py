@@ -38,7 +38,7 @@ def properties(config_dir: Path | None = None) -> list[dict[str, Any]]:
     """
     classes = {name: rule_class(name) for name in rule_names()}
     classes |= {name: class_of(file) for name, file in own_rules(config_dir).items()}
-    keys = ("ngrad", *NEEDS, "paper")
+    keys = ("ngrad", *NEEDS, "limit", "paper")
     return [{"name": name} | {key: getattr(rule, key, None) for key in keys} for name, rule in classes.items()]
 
 
@@ -106,6 +106,10 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     console.print(table)
     console.print("\n" + ", ".join(f"[bold]{words[0].upper()}[/] {words}" for words in NEEDS.values()))
     console.print("[bold]±[/] weight transport of signs only")
+    console.print("At the small nudge that is shipped, the update takes the direction of")
+    for limit in sorted({row["limit"] for row in rows if row["limit"]}):
+        names = ", ".join(row["name"] for row in rows if row["limit"] == limit)
+        console.print(f"  [bold]{limit}[/]: {names}")
     console.print("bio-rl rules --json says more, with the papers in full")
 
 

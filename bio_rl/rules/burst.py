@@ -74,6 +74,7 @@ class Burst(Rule):
     # `burstprop` has two.
     separate_phases = False
     nonlocal_scalars = "norm of the output error; where Q learns, of its update"
+    limit = "feedback_alignment"
     presets: ClassVar = {"prospective": {"nudge": 0.5}}
 
     def __init__(

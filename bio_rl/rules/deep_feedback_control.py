@@ -78,6 +78,7 @@ class DeepFeedbackControl(Rule):
     separate_phases = True
     extra_sweeps = True
     nonlocal_scalars = "norms of the output error, of what control adds (its gain) and of the feedback updates"
+    limit = "gauss_newton"
     presets: ClassVar = {"prospective": {"nudge": 1.0, "state": "controlled", "steps": 64}}
 
     def __init__(

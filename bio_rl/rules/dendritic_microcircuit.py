@@ -88,6 +88,7 @@ class DendriticMicrocircuit(Rule):
     extra_sweeps = True
     ngrad = "space"
     nonlocal_scalars = "norms of the output error and of the inhibitory and feedback updates"
+    limit = "feedback_alignment"
     presets: ClassVar = {"prospective": {"nudge": 0.42, "clamping": 0.42, "rounds": 16}}
 
     def __init__(

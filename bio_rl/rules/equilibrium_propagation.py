@@ -91,6 +91,7 @@ class EquilibriumPropagation(Rule):
     separate_phases = True
     extra_sweeps = True
     nonlocal_scalars = "norm of the output error; spectral norm of the weights above"
+    limit = "backprop"
     presets: ClassVar = {"prospective": {"nudging": "one_sided", "nudge": 1.0, "clamping": 1.0, "steps": 100}}
 
     def __init__(

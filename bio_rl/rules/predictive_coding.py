@@ -97,6 +97,7 @@ class PredictiveCoding(Rule):
         "norm of the output error; spectral norms of the weights above (inference, incremental); "
         "norms of the layers' errors (error_based)"
     )
+    limit = "backprop"
     presets: ClassVar = {"prospective": {"variant": "error_based", "nudge": 1.0, "clamping": 1.0, "steps": 128}}
 
     def __init__(

@@ -58,6 +58,7 @@ class SegregatedDendrites(Rule):
     ngrad = "space"
     separate_phases = True
     nonlocal_scalars = "norm of the output error, mean of the apical potential over the batch"
+    limit = "direct_feedback_alignment"
     presets: ClassVar = {"prospective": {"nudge": 1.0, "slope": 1.0}}
 
     def __init__(

@@ -63,6 +63,7 @@ class TargetPropagation(Rule):
     separate_phases = True
     extra_sweeps = True
     nonlocal_scalars = "norms of the output error and of the feedback updates"
+    limit = "backprop"
     presets: ClassVar = {"prospective": {"variant": "dtp", "nudge": 1.0}}
 
     def __init__(

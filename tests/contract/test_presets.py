@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
+import torch
 import yaml
 
 from agents import PPO, load_model
@@ -22,6 +23,41 @@ SMALL = ("env.timesteps=64", "env.n_envs=2", "agent.n_steps=16", "evaluation.epi
 
 def defaults(kind):
     return {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+
+
+def test_a_rule_that_nudges_says_what_it_is_in_the_limit():
+    limits = {name: rule_class(name).limit for name in rule_names()}
+    assert [name for name, limit in limits.items() if limit] == NUDGING
+    assert set(filter(None, limits.values())) <= {*rule_names(), "gauss_newton"}
+
+
+FROM_THE_START = sorted({*NUDGING} - {"target_propagation", "deep_feedback_control"})
+"""Rules whose limit holds before feedback has been learnt; for the others see tests/theory."""
+
+
+@pytest.mark.parametrize("name", FROM_THE_START)
+def test_a_small_nudge_takes_the_direction_of_the_limit(name, build, batch):
+    kind = rule_class(name)
+    close = {"predictive_coding": {"steps": 500, "tolerance": 0.0}, "equilibrium_propagation": {"kappa": 0.001}}
+    network = build(kind(nudge=1e-4, **close.get(name, {})))
+    limit = build(rule_class(kind.limit)())
+    limit.load_state_dict({**limit.state_dict(), **network_weights(network)})
+    if kind.limit != "backprop":
+        for own, other in zip(limit.rule.feedback, network.rule.feedback, strict=True):
+            own.data.copy_(other)
+    x, error = batch(network)
+    for own, other in zip(updates_of(network, x, error), updates_of(limit, x, error), strict=True):
+        assert torch.cosine_similarity(own.flatten(), other.flatten(), dim=0) > 0.999
+
+
+def network_weights(network):
+    return {key: value for key, value in network.state_dict().items() if not key.startswith("rule.")}
+
+
+def updates_of(network, x, error):
+    output = network(x)
+    output.backward(error)
+    return [layer.weight.grad for layer in network.layers]
 
 
 def test_all_rules_that_nudge_have_presets():
