@@ -246,18 +246,13 @@ def _is_data(tree: Tree) -> bool:
 
 def write(tree: Tree) -> bytes:
     """A snapshot as the bytes of a safetensors file: arrays as such, all else as JSON in its header."""
-    arrays: dict[str, np.ndarray] = {}
-
-    def flat(node: Any) -> Any:
-        if isinstance(node, np.ndarray):
-            arrays[str(len(arrays))] = np.array(node, order="C")
-            return {"array": len(arrays) - 1}
-        if isinstance(node, Mapping):
-            return {key: flat(each) for key, each in node.items()}
-        return [flat(each) for each in node] if isinstance(node, list) else node
-
-    text = json.dumps(flat(tree))
+    text, arrays = _apart(tree)
     return save(arrays, {"snapshot": text, "digest": _digest(text, arrays)})
+
+
+def digest(tree: Tree) -> str:
+    """The same text for the same snapshots, and for no others. (The order in a file's header is not always one.)"""
+    return _digest(*_apart(tree))
 
 
 def read(file: Path) -> Tree:
@@ -286,9 +281,24 @@ def read(file: Path) -> Tree:
         raise Damaged(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
+def _apart(tree: Tree) -> tuple[str, dict[str, np.ndarray]]:
+    """A snapshot as JSON, and the arrays that it names."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def flat(node: Any) -> Any:
+        if isinstance(node, np.ndarray):
+            arrays[str(len(arrays))] = np.array(node, order="C")
+            return {"array": len(arrays) - 1}
+        if isinstance(node, Mapping):
+            return {key: flat(each) for key, each in node.items()}
+        return [flat(each) for each in node] if isinstance(node, list) else node
+
+    return json.dumps(flat(tree)), arrays
+
+
 def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
-    digest = blake2b(text.encode(), digest_size=16)
+    hashed = blake2b(text.encode(), digest_size=16)
     for name in sorted(arrays, key=int):
-        digest.update(f"{arrays[name].dtype}{arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
+        hashed.update(f"{arrays[name].dtype}{arrays[name].shape}".encode())
+        hashed.update(arrays[name].tobytes())
+    return hashed.hexdigest()

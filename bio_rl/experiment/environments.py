@@ -1,8 +1,8 @@
 """Environments by their config: what the agent trains in, and what it is evaluated in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cache, partial
 from typing import Any
 
 import gymnasium
@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from bio_rl.experiment.finite import FiniteEnvs
 from bio_rl.experiment.isolation import isolated
 from bio_rl.experiment.monitor import TaskMonitor, TaskRewards, failure
-from bio_rl.snapshot import take
+from bio_rl.snapshot import digest, take
 from bio_rl.tasks import BATCHED, make_batched
 from bio_rl.tasks.vec_env import BatchedVecEnv
 
@@ -86,10 +86,18 @@ def how_to_restore(config: DictConfig) -> bool | None:
     Returns:
         What ``TaskMonitor.restore`` is to be told: whether to replay the episode; ``None`` if neither way restores it.
     """
+    return _how_to_restore(OmegaConf.to_yaml(config, resolve=True))
+
+
+@cache
+def _how_to_restore(text: str) -> bool | None:
+    config: Any = OmegaConf.create(text)
+    found = None
     if _batched(config, 1) is not None:
         return False
-    with isolated(seed=0), suppress(Exception):  # each environment has its own against being tried
-        original, *twins = (make_env(config) for _ in range(3))
+    # Each environment has its own against being made and tried.
+    with isolated(seed=0), suppress(Exception), ExitStack() as stack:
+        original, *twins = (stack.enter_context(closing(make_env(config))) for _ in range(3))
         original.reset(seed=0)
         original.action_space.seed(0)
         actions = [original.action_space.sample() for _ in range(2 * STEPS_TRIED)]
@@ -105,19 +113,20 @@ def how_to_restore(config: DictConfig) -> bool | None:
                 twin.restore(snapshot, replay)
                 with isolated(seed=0):
                     if _play(twin, actions[STEPS_TRIED:]) == expected:
-                        return replay
-    return None
+                        found = replay
+                        break
+    return found
 
 
-def _play(env: Monitor, actions: Sequence[Any]) -> list[Any]:
-    """What an environment answers to actions, in numbers that can be compared."""
+def _play(env: Monitor, actions: Sequence[Any]) -> str:
+    """All that an environment answers to actions, to be compared."""
     answers = []
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(action)
-        answers.append((take(observation), float(reward), terminated, truncated))
+        answers.append([take(observation), float(reward), terminated, truncated])
         if terminated or truncated:
-            answers.append((take(env.reset()[0]), 0.0, False, False))
-    return [repr(answer) for answer in answers]
+            answers.append([take(env.reset()[0])])
+    return digest(answers)
 
 
 def evaluation_envs(config: DictConfig, episodes: int) -> VecEnv:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from bio_rl.snapshot import Damaged, put, read, take, write
+from bio_rl.snapshot import Damaged, digest, put, read, take, write
 
 
 class Pair(NamedTuple):
@@ -116,3 +116,12 @@ def test_the_memory_order_of_an_array_is_kept_where_it_is_put():
     put(other, take(np.arange(6.0).reshape(2, 3)))
     assert other.flags.f_contiguous
     assert np.array_equal(other, np.arange(6.0).reshape(2, 3))
+
+
+def test_a_digest_is_of_all_numbers_to_the_last_bit():
+    image = np.zeros((96, 96, 3), np.float32)
+    other = image.copy()
+    other[50, 50, 1] = np.nextafter(np.float32(0), np.float32(1))
+    assert {digest(take([image.copy(), 1.0])) for _ in range(20)} == {digest(take([image, 1.0]))}
+    assert digest(take([image, 1.0])) != digest(take([other, 1.0]))
+    assert digest(take([image, 1.0])) != digest(take([image, np.nextafter(1.0, 2.0).item()]))
