@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bio_rl.analysis.statistics import Estimate, estimate
+
 HERE = Path(__file__).parent
 RULES = (
     "predictive_coding",
@@ -36,7 +38,6 @@ LIMIT = "limit"
 """In the place of a share: the preset of that name."""
 NETWORKS = ("actor", "critic")
 COLUMNS = ("rule", "nudge", "seed", "return", "actor_angle", "critic_angle")
-RESAMPLES = 10_000
 
 
 class Run(NamedTuple):
@@ -101,13 +102,12 @@ def absolute(rule: str, share: str) -> float:
 
 
 def run_of(folder: Path) -> Run:
+    from bio_rl.analysis.records import record_of
     from bio_rl.analysis.runs import Run as Folder
 
-    run = Folder(folder)
-    measured = run.result.get("diagnostics") or {}
-    # The last layer's update is backprop's under every rule.
-    angles = [[*measured.get(network, {}).get("update_angle", {}).values()][:-1] for network in NETWORKS]
-    return Run(run.number("return_mean") or np.nan, *(fmean(each) if each else np.nan for each in angles))
+    record = record_of(Folder(folder))
+    assert record is not None, "the command has ended well"
+    return Run(*(record.numbers[name] for name in ("return_mean", "actor_angle", "critic_angle")))
 
 
 def append(table: Path, rule: str, nudge: str, runs: Sequence[Run]) -> None:
@@ -126,10 +126,9 @@ def read(table: Path) -> Runs:
     return runs
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean, and its bootstrap interval of 95 % over seeds."""
-    draws = np.random.default_rng(0).choice(values, size=(RESAMPLES, len(values))).mean(axis=1)
-    return (fmean(values), *map(float, np.percentile(draws, [2.5, 97.5])))  # type: ignore[return-value]
+def interval(values: Sequence[float]) -> Estimate:
+    """The mean, and its bootstrap interval over seeds."""
+    return estimate(lambda scores: scores[0].mean(axis=-1), np.random.default_rng(0), [np.array(values)])
 
 
 def markdown(runs: Runs, rules: Sequence[str]) -> Iterator[str]:
@@ -143,9 +142,11 @@ def markdown(runs: Runs, rules: Sequence[str]) -> Iterator[str]:
             for network in NETWORKS
         ]
         estimates = [interval([run.final_return for run in each]) for each in both]
-        returns = [f"{mean:.0f} ({low:.0f}, {high:.0f})" for mean, low, high in estimates]
-        (_, low, high), (_, other_low, other_high) = estimates
-        told = "prospective" if other_low > high else "limit" if low > other_high else "not told apart"
+        returns = [f"{each.value:.0f} ({each.low:.0f}, {each.high:.0f})" for each in estimates]
+        limit, prospective = estimates
+        told = "prospective" if prospective.value > limit.value else "limit"
+        if limit.overlaps(prospective) or None in (limit.interval, prospective.interval):
+            told = "not told apart"
         yield f"| `{rule}` | {' | '.join([*angles, *returns, told])} |"
 
 
@@ -180,14 +181,14 @@ def draw_line(axis: Any, runs: Runs, rule: str, measure: str, colour: str, label
     shares = [share for share in SHARES if runs.get((rule, str(share)))]
     points = [interval([getattr(run, measure) for run in runs[rule, str(share)].values()]) for share in shares]
     if points:
-        means, lows, highs = zip(*points, strict=True)
-        axis.plot(shares, means, "-o", color=colour, label=label or None, markersize=4)
-        axis.fill_between(shares, lows, highs, color=colour, alpha=0.2, linewidth=0)
+        axis.plot(shares, [each.value for each in points], "-o", color=colour, label=label or None, markersize=4)
+        ends = [each.low for each in points], [each.high for each in points]
+        axis.fill_between(shares, *ends, color=colour, alpha=0.2, linewidth=0)
     if at_limit := list(runs.get((rule, LIMIT), {}).values()):
-        mean, low, high = interval([getattr(run, measure) for run in at_limit])
+        found = interval([getattr(run, measure) for run in at_limit])
         place = SHARES[0] / 4
-        axis.plot([place], [mean], "s", color=colour, markersize=5)
-        axis.plot([place, place], [low, high], color=colour, linewidth=1)
+        axis.plot([place], [found.value], "s", color=colour, markersize=5)
+        axis.plot([place, place], [found.low, found.high], color=colour, linewidth=1)
     axis.set_xscale("log")
     ticks = [SHARES[0] / 4, *SHARES]
     axis.set_xticks(ticks, [LIMIT, *(f"{share:g}" for share in SHARES)], minor=False)
