@@ -139,6 +139,6 @@ def put_environments(env: VecEnv, tree: Tree, replay: bool | None = True) -> Non
         env = env.venv
     if layers:
         put(env, layers.pop(0))
-    for index, copy in enumerate(tree["copies"] or ()):
-        if replay is not None:
-            env.env_method("restore", copy, replay, indices=index)
+    copies = tree["copies"] if replay is not None else None
+    for index, copy in enumerate(copies or ()):
+        env.env_method("restore", copy, replay, indices=index)

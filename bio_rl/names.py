@@ -12,6 +12,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+def is_within(name: str, groups: Iterable[str]) -> bool:
+    """Whether a dotted name, of a module or a setting, is one of these or below one."""
+    return any(name == group or name.startswith(f"{group}.") for group in groups)
+
+
 def argument_names(target: Callable[..., Any]) -> list[str] | None:
     """The names of a callable's arguments, a class's with those that it hands to its bases; ``None``: it takes any."""
     is_class = isinstance(target, type)

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from bio_rl.names import is_within
+
 KNOWN = ("gymnasium.wrappers", "gymnasium.spaces", "stable_baselines3.common.atari_wrappers")
 """Modules whose classes a run's environment may name."""
 CODE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):\w[\w.-]*")
@@ -67,7 +69,7 @@ def check_environment(env: Mapping[str, Any], trusted: Collection[str] = ()) -> 
     if any("${" in text for text in _texts(env)):
         raise Untrusted("a text of env would be looked up elsewhere (${...}), which no run of ours leaves")
     for module in _foreign(env):
-        if not _within(module, trusted):
+        if not is_within(module, trusted):
             raise Untrusted(f"env names code of {module!r}, which is none of {', '.join(KNOWN)}; {_remedy(module)}")
     for name in ("kwargs", "evaluation_kwargs"):
         check_names(env.get(name))
@@ -80,13 +82,13 @@ def check_environment(env: Mapping[str, Any], trusted: Collection[str] = ()) -> 
 def code_of_ones_own(config: Mapping[str, Any]) -> list[str]:
     """The modules that a run's config names, beyond ours and the known ones, as ``play --trust`` takes them."""
     rules = (target.rpartition(".")[0] for name in ("rule", "critic_rule") for target in _targets(config.get(name)))
-    return sorted({*_foreign(config["env"]), *(module for module in rules if not _within(module, ("bio_rl",)))})
+    return sorted({*_foreign(config["env"]), *(module for module in rules if not is_within(module, ("bio_rl",)))})
 
 
 def _foreign(env: Mapping[str, Any]) -> Iterator[str]:
     """The modules that a config of an environment names and that are not known."""
     module, colon, _ = str(env.get("id")).partition(":")
-    if colon and not _within(module, ("bio_rl.tasks",)):
+    if colon and not is_within(module, ("bio_rl.tasks",)):
         yield module
     for target in _targets(env.get("wrapper")):
         module = str(target).rpartition(".")[0]
@@ -96,10 +98,6 @@ def _foreign(env: Mapping[str, Any]) -> Iterator[str]:
 
 def _remedy(module: str) -> str:
     return f"if you trust it, say so: bio-rl play --trust {module}"
-
-
-def _within(module: str, roots: Collection[str]) -> bool:
-    return any(module == root or module.startswith(f"{root}.") for root in roots)
 
 
 def _targets(wrapper: Any) -> Iterator[Any]:

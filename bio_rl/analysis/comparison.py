@@ -23,6 +23,7 @@ from bio_rl.analysis.statistics import (
     iqm,
     probability_of_improvement,
 )
+from bio_rl.names import is_within
 
 BACKPROP, READOUT = "backprop", "readout"
 TASK = ("env.id", "env.kwargs", "env.evaluation_kwargs", "env.extra", "env.wrapper", "env.max_episode_steps")
@@ -177,7 +178,9 @@ def _task_names(records: Sequence[Record]) -> list[str]:
     names = [f"{each.texts['env']}, {each.texts['agent']}" for each in records]
     for name, record in zip(names, records, strict=True):
         groups[name].append(record)
-    differing = {name: [key for key in _differing(group, IDLE) if _is_in(key, TASK)] for name, group in groups.items()}
+    differing = {
+        name: [key for key in _differing(group, IDLE) if is_within(key, TASK)] for name, group in groups.items()
+    }
     return [
         " ".join([name, *_settings(record.config, differing[name])])
         for name, record in zip(names, records, strict=True)
@@ -202,7 +205,7 @@ def _contenders(records: Sequence[Record]) -> list[Contender]:
 def _tokens(record: Record) -> frozenset[str]:
     """The overrides that change what is learnt."""
     tokens = record.texts.get("settings", "").split()
-    return frozenset(each for each in tokens if not _is_in(each.lstrip("+").partition("=")[0], IDLE))
+    return frozenset(each for each in tokens if not is_within(each.lstrip("+").partition("=")[0], IDLE))
 
 
 def _differing(records: Iterable[Record], besides: Sequence[str]) -> list[str]:
@@ -211,15 +214,11 @@ def _differing(records: Iterable[Record], besides: Sequence[str]) -> list[str]:
     for record in records:
         for key, value in record.config.items():
             values[key].add(str(value))
-    return sorted(key for key, own in values.items() if len(own) > 1 and not _is_in(key, besides))
+    return sorted(key for key, own in values.items() if len(own) > 1 and not is_within(key, besides))
 
 
 def _settings(config: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     return [f"{key}={config[key]}".replace(" ", "") for key in keys if key in config]
-
-
-def _is_in(key: str, groups: Iterable[str]) -> bool:
-    return any(key == group or key.startswith(f"{group}.") for group in groups)
 
 
 def _grouped(records: Iterable[Record], keys: Iterable[Key]) -> dict[Key, list[Record]]:

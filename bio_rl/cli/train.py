@@ -66,8 +66,6 @@ def train(arguments: Sequence[str]) -> int:
     for job in jobs:
         check_numbers(job)
     runs_of = [job.runs() for job in jobs]
-    for several in runs_of:
-        check_numbers(several[-1])  # its seed is the highest
     runs = [run for several in runs_of for run in several]
     check_folders(runs)
     left = [[run for run in several if not stays(RunFolder(run.folder), run)] for several in runs_of]
@@ -212,11 +210,13 @@ def check_builds(jobs: Sequence[Job]) -> None:
 
 
 def check_numbers(job: Job) -> None:
-    """Refuse a setting that is out of its range."""
+    """Refuse a setting that is out of its range, of the job's or of its last member's, whose seed is the highest."""
     from bio_rl.experiment.settings import check_settings
 
     try:
         check_settings(job.config)
+        if job.config.members > 1:
+            check_settings(job.runs()[-1].config)
     except ValueError as error:
         raise UserError(first_line(error)) from error
 

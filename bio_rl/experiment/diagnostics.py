@@ -19,6 +19,7 @@ from bio_rl.diagnostics.representations import activities_of, measure_representa
 from bio_rl.diagnostics.updates import Minibatch, measure_updates
 from bio_rl.experiment.checkpoints import Checkpoints
 from bio_rl.experiment.isolation import isolated
+from bio_rl.experiment.logger import outputs
 from bio_rl.experiment.output import complain
 from bio_rl.network import Network
 from bio_rl.rule import Divergence
@@ -175,7 +176,7 @@ class Diagnostics(BaseCallback):
         return self.model.policy.networks  # type: ignore[return-value]
 
     def _tensorboards(self) -> list[Any]:
-        return [each.writer for each in self.logger.output_formats if isinstance(each, TensorBoardOutputFormat)]
+        return [each.writer for each in outputs(self.logger, TensorBoardOutputFormat)]
 
     def _write(self, mode: str, rows: Sequence[Sequence[object]]) -> None:
         with (self.folder / FILE).open(mode, newline="", encoding="utf-8") as file:

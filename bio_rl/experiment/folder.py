@@ -16,6 +16,8 @@ from bio_rl.experiment import result as results
 from bio_rl.trust import read_yaml
 
 LOCK, CONFIG = ".lock", ".hydra/config.yaml"
+STATES, STATE, FINAL = "resume", ".safetensors", "final"
+"""The folder of a run's saved states, what their names end with, and that of the last one."""
 HYDRAS = ("train.log", "multirun.yaml")
 """What Hydra may have written before the run begins: the log where one is configured, and of a sweep of one folder."""
 KEPT = (results.FILE, LOCK, *HYDRAS)
@@ -38,8 +40,8 @@ WRITTEN = (
     "interface.safetensors",
     *(f"{folder}/{file}" for folder in ("model", "checkpoints/*") for file in MODEL),
     "traceback.txt",
-    "resume/*.safetensors",
-    "resume/.*.safetensors",
+    f"{STATES}/*{STATE}",
+    f"{STATES}/.*{STATE}",
 )
 """All that a run may leave in its folder, ``*`` being any text. What else is there is somebody's, and so the folder."""
 PATIENCE = 1.0
@@ -137,7 +139,7 @@ class RunFolder:
         """Whether the run in this folder had this config."""
         try:
             recorded = read_yaml(self.path / CONFIG)
-            return _settings(OmegaConf.create(recorded)) == _settings(config)
+            return _what_is_learnt(recorded) == _what_is_learnt(OmegaConf.to_container(config, resolve=True))
         except Exception:  # whatever a file that is no config brings about
             return False
 
@@ -145,17 +147,18 @@ class RunFolder:
         """How a run of this config goes on with the one in this folder: from where that was cut off, or from its end.
 
         Returns:
-            ``"cut off"``, ``"final"`` for a finished run of fewer time steps, or ``None`` if it cannot.
+            ``"cut off"``, ``FINAL`` for a finished run of fewer time steps, or ``None`` if it cannot.
         """
         result = self.read_result() or {}
-        status = result.get("status")
+        status, timesteps = result.get("status"), result.get("timesteps_requested")
         if status in ("running", "interrupted") or result.get("resumable"):
             return "cut off" if self.is_run_of(config) else None
+        has_end = status == "done" and (self.path / STATES / f"{FINAL}{STATE}").is_file()
+        if not has_end or config.env.timesteps <= (timesteps or 0):
+            return None
         shorter = config.copy()
-        shorter.env.timesteps = result.get("timesteps_requested")
-        has_end = (self.path / "resume" / "final.safetensors").is_file()
-        is_longer = has_end and status == "done" and config.env.timesteps > (shorter.env.timesteps or 0)
-        return "final" if is_longer and self.is_run_of(shorter) else None
+        shorter.env.timesteps = timesteps
+        return FINAL if self.is_run_of(shorter) else None
 
     def changed(self, versions: Mapping[str, str]) -> str:
         """Which versions the run in this folder had that are not these, in words; empty if none."""
@@ -217,9 +220,6 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _settings(config: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    # They say what may be replaced and what is saved on the way, and nothing of what is learnt.
-    for name in ("overwrite", "retry", "resume"):
-        settings.pop(name, None)
-    return settings
+def _what_is_learnt(settings: Any) -> dict[str, Any]:
+    """A config without what says what may be replaced and what is saved on the way."""
+    return {name: value for name, value in settings.items() if name not in ("overwrite", "retry", "resume")}

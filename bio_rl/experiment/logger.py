@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.logger import (
@@ -21,6 +21,7 @@ from torch.utils.tensorboard.summary import hparams
 
 ONLY_TENSORBOARD = ("stdout", "log", "json", "csv")
 TIMESTEPS = "time/total_timesteps"
+Output = TypeVar("Output", bound=KVWriter)
 
 
 def make_logger(config: DictConfig, folder: Path) -> Logger:
@@ -76,6 +77,11 @@ class ProgressFile(KVWriter):
         return csv.DictWriter(file, self.columns, lineterminator="\n")
 
 
+def outputs(logger: Logger, kind: type[Output]) -> list[Output]:
+    """Those of a logger's outputs that are of a kind."""
+    return [each for each in logger.output_formats if isinstance(each, kind)]
+
+
 def write_row(logger: Logger, values: Mapping[str, Any], timesteps: int) -> None:
     """A log step of its own: what the agent has recorded since the last one waits for its own ``dump``."""
     for output in logger.output_formats:
@@ -104,11 +110,10 @@ def log_final(
     # SB3's `HParam` would have each run declare the table's columns, and TensorBoard show those of an arbitrary one.
     # Without that declaration it shows the columns of all runs, those in which they differ first.
     _declaration, start, end = hparams(hyperparameters, metric_dict={})
-    for output in logger.output_formats:
-        if isinstance(output, TensorBoardOutputFormat):
-            writer = output.writer._get_file_writer()
-            writer.add_summary(start)
-            writer.add_summary(end)
+    for output in outputs(logger, TensorBoardOutputFormat):
+        writer = output.writer._get_file_writer()
+        writer.add_summary(start)
+        writer.add_summary(end)
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:

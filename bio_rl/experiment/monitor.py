@@ -13,6 +13,9 @@ from stable_baselines3.common.monitor import Monitor
 
 from bio_rl.snapshot import Tree, put, take
 
+ANY_TIME = nullcontext()
+"""What a step without a time limit is taken in."""
+
 
 class TaskRewards(gymnasium.Wrapper):
     """Keeps the rewards of an episode as the task gives them, before other wrappers change them.
@@ -156,5 +159,7 @@ def at_most(seconds: float | None) -> AbstractContextManager[None]:
 
     What is inside must be Python, at times: no signal reaches a loop of a compiled library.
     """
+    if seconds is None:
+        return ANY_TIME
     can_ring = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
-    return nullcontext() if seconds is None or not can_ring else _alarm(seconds)
+    return _alarm(seconds) if can_ring else ANY_TIME

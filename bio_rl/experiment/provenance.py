@@ -53,7 +53,11 @@ def source_hashes(rules: Iterable[Rule]) -> dict[str, str]:
     classes = {each for rule in rules for each in type(rule).__mro__ if issubclass(each, Rule)}
     modules = {each.__module__: sys.modules[each.__module__] for each in classes if each.__module__ in sys.modules}
     files = {name: Path(file) for name, module in modules.items() if (file := getattr(module, "__file__", None))}
-    return {name: sha256(file.read_bytes()).hexdigest() for name, file in sorted(files.items()) if file.is_file()}
+    return {name: _digest(file) for name, file in sorted(files.items()) if file.is_file()}
+
+
+def _digest(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()
 
 
 def changed_code(result: Mapping[str, Any], modules: Collection[str]) -> str:
@@ -70,6 +74,6 @@ def changed_code(result: Mapping[str, Any], modules: Collection[str]) -> str:
     for module, digest in recorded.items():
         if module.startswith("bio_rl.") or module in modules:
             spec = find_spec(module)
-            if spec is None or spec.origin is None or sha256(Path(spec.origin).read_bytes()).hexdigest() != digest:
+            if spec is None or spec.origin is None or _digest(Path(spec.origin)) != digest:
                 return f"another {module} than today's"
     return ""

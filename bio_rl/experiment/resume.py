@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,12 +10,11 @@ import numpy as np
 from omegaconf import DictConfig
 
 from bio_rl.experiment.environments import how_to_restore
-from bio_rl.experiment.folder import RunFolder
+from bio_rl.experiment.folder import FINAL, STATE, STATES, RunFolder
 from bio_rl.experiment.interruption import Interruption
 from bio_rl.experiment.output import complain
 from bio_rl.snapshot import Damaged, Tree, read, write
 
-FOLDER, SUFFIX, LAST = "resume", ".safetensors", "final"
 KEPT = 2
 """States of a run that is not finished; should the last one be damaged, there is the one before."""
 SHARE = 0.01
@@ -36,13 +35,11 @@ class States:
     """
 
     def __init__(self, run_folder: Path):
-        self.folder = run_folder / FOLDER
+        self.folder = run_folder / STATES
 
     def rollouts(self) -> list[int]:
         """The states that there are, the newest first."""
-        return sorted(
-            (int(file.stem) for file in self.folder.glob(f"*{SUFFIX}") if file.stem.isdecimal()), reverse=True
-        )
+        return sorted((int(file.stem) for file in self.folder.glob(f"*{STATE}") if file.stem.isdecimal()), reverse=True)
 
     def read(self, which: int | str) -> Tree:
         """A state by its rollouts, or the final one.
@@ -70,11 +67,11 @@ class States:
         finally:
             draft.unlink(missing_ok=True)  # a full disk has better uses for it
         _bring_to_disk(self.folder)
-        for old in self.rollouts()[0 if which == LAST else KEPT :]:
+        for old in self.rollouts()[0 if which == FINAL else KEPT :]:
             self._file(old).unlink()
 
     def _file(self, which: int | str) -> Path:
-        return self.folder / f"{which}{SUFFIX}"
+        return self.folder / f"{which}{STATE}"
 
 
 def newest_common(states: Sequence[States]) -> list[Tree] | None:
@@ -95,6 +92,7 @@ class Saved(Protocol):
     folder: RunFolder
     provenance: dict[str, Any]
     states: States
+    interruption: Interruption
 
     def state(self) -> Tree: ...
 
@@ -111,11 +109,11 @@ def states_to_go_on_from(runs: Sequence[Saved]) -> list[Tree]:
         return anew
     folder = runs[0].folder.path
     changed = next((text for each in runs if (text := each.folder.changed(each.provenance["versions"]))), None)
-    if way == LAST:
+    if way == FINAL:
         if changed is not None:
             raise OSError(f"the finished run was of {changed}, and cannot go on; overwrite=true begins anew")
         try:
-            return [each.states.read(LAST) for each in runs]
+            return [each.states.read(FINAL) for each in runs]
         except Damaged as error:
             raise OSError(f"{error}; overwrite=true begins anew") from error
     if changed is not None:
@@ -130,16 +128,15 @@ class PeriodicSaving:
     Saving costs a hundredth of the time at most: where a state is large, it is saved less often.
 
     Args:
-        runs: in the order of the members.
-        config: of one of them, whose interval is in seconds; one below a second is kept whatever it costs.
-        interruption: which waits until a state is written.
+        runs: in the order of the members. Their interval is in seconds; one below a second is kept whatever it costs.
+            What interrupts them waits until a state is written.
     """
 
-    def __init__(self, runs: Sequence[Saved], config: DictConfig, interruption: Interruption):
+    def __init__(self, runs: Sequence[Saved]):
         self.runs = runs
-        self.env = config.env
-        self.interval = config.resume.interval
-        self.interruption = interruption
+        self.env = runs[0].config.env
+        self.interval = runs[0].config.resume.interval
+        self.interruption = runs[0].interruption
         self.due = time.perf_counter() + self.interval
         self.has_complained = self.has_looked = False
 
@@ -157,7 +154,7 @@ class PeriodicSaving:
             for index, agent in learning:
                 if is_due or index in finished:
                     members.settle(index)
-                    self._save(self.runs[index], LAST if index in finished else agent.iterations)
+                    self._save(self.runs[index], FINAL if index in finished else agent.iterations)
         now = time.perf_counter()
         if is_due:
             self.due = now + max(self.interval, (now - started) / SHARE if self.interval >= 1 else 0)
@@ -195,16 +192,20 @@ def put_tables(folder: Path, kept: Mapping[str, Any]) -> None:
 
 def event_files(folder: Path) -> dict[str, int]:
     """The bytes in each of TensorBoard's files; its writers have been flushed."""
-    return {file.name: file.stat().st_size for file in (folder / "tensorboard").glob("events.out.tfevents.*")}
+    return {file.name: file.stat().st_size for file in _event_files(folder)}
 
 
 def cut_event_files(folder: Path, sizes: Mapping[str, int]) -> None:
     """Cut what TensorBoard's files hold beyond these sizes."""
-    for file in (folder / "tensorboard").glob("events.out.tfevents.*"):
+    for file in _event_files(folder):
         if file.name in sizes:
             os.truncate(file, sizes[file.name])
         else:
             file.unlink()
+
+
+def _event_files(folder: Path) -> Iterator[Path]:
+    return (folder / "tensorboard").glob("events.out.tfevents.*")
 
 
 def _bring_to_disk(folder: Path) -> None:

@@ -40,7 +40,7 @@ from bio_rl.experiment.finite import NotFinite
 from bio_rl.experiment.folder import RunFolder, this_process
 from bio_rl.experiment.interruption import Interrupted, Interruption, signal_of
 from bio_rl.experiment.isolation import isolated
-from bio_rl.experiment.logger import ProgressFile, log_config, log_final, make_logger
+from bio_rl.experiment.logger import ProgressFile, log_config, log_final, make_logger, outputs
 from bio_rl.experiment.output import complain
 from bio_rl.experiment.progress import ProgressBar
 from bio_rl.experiment.provenance import git_revision, source_hashes, versions
@@ -120,7 +120,7 @@ def run(
             each.begin(launch or {}, state)
         try:
             with interruption.raised():
-                _train(runs, interruption)
+                _train(runs)
         except KeyboardInterrupt as told:
             for each in runs:
                 if each.is_running:
@@ -130,7 +130,7 @@ def run(
     return [each.result for each in runs]
 
 
-def _train(runs: Sequence["Run"], interruption: Interruption) -> None:
+def _train(runs: Sequence["Run"]) -> None:
     """From the first environment to the last evaluation; whatever goes wrong in a run is that run's."""
     for each in runs:
         with each.accounted():
@@ -148,7 +148,7 @@ def _train(runs: Sequence["Run"], interruption: Interruption) -> None:
         TogetherEvaluated(evaluators, agents)
     started = time.perf_counter()
     with ProgressBar(title, timesteps) as bar:
-        _learn(learning, config, bar, interruption)
+        _learn(learning, config, bar)
     seconds = time.perf_counter() - started - sum(each.seconds_looking for each in learning)
     for each in learning:
         if each.is_running:
@@ -156,10 +156,10 @@ def _train(runs: Sequence["Run"], interruption: Interruption) -> None:
                 each.finish(seconds)
 
 
-def _learn(runs: Sequence["Run"], config: DictConfig, bar: ProgressBar, interruption: Interruption) -> None:
+def _learn(runs: Sequence["Run"], config: DictConfig, bar: ProgressBar) -> None:
     settings = _given(log_interval=config.logging.interval)
     if config.resume.interval:
-        settings["after_update"] = PeriodicSaving(runs, config, interruption)
+        settings["after_update"] = PeriodicSaving(runs)
     agents, left = [each.agent for each in runs], [config.env.timesteps - each.begun for each in runs]
     callbacks = [each.look(bar) for each in runs]
     with runs[0].accounted() if len(runs) == 1 else nullcontext():
@@ -312,10 +312,9 @@ class Run:
 
     def state(self) -> Tree:
         """All that the rest of the run depends on, as plain data."""
-        for output in self._outputs(TensorBoardOutputFormat):
+        for output in outputs(self.agent.logger, TensorBoardOutputFormat):
             output.writer.flush()
         return {
-            "kind": "run",
             "agent": get_method(AGENT_STATE)(self.agent),
             "looking": take(self._followed(), self._not_followed(), unnamed=IN_CALLBACKS),
             "tables": take(tables(self.folder.path)),
@@ -335,13 +334,10 @@ class Run:
             self.result["resumed_exactly"] = False
 
     def _followed(self) -> list[Any]:
-        return [self.evaluator, *self.looking, *self._outputs(ProgressFile)]
+        return [self.evaluator, *self.looking, *outputs(self.agent.logger, ProgressFile)]
 
     def _not_followed(self) -> list[Any]:
         return [self.agent, self.agent.env, self.agent.logger, self.evaluator.envs, self.evaluator.together]
-
-    def _outputs(self, kind: type) -> list[Any]:
-        return [each for each in self.agent.logger.output_formats if isinstance(each, kind)]
 
     def _seconds(self) -> float:
         """That the run has taken, before it was cut off too."""

@@ -108,10 +108,9 @@ def _numbers(settings: Any, key: str = "") -> Iterator[tuple[str, float]]:
     """Every finite number with a point, by its key."""
     if isinstance(settings, float) and math.isfinite(settings):
         yield key, settings
-    named = (
-        settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
-    )
-    for name, value in named:
+    if isinstance(settings, list):
+        settings = dict(enumerate(settings))
+    for name, value in settings.items() if isinstance(settings, dict) else ():
         yield from _numbers(value, f"{key}.{name}" if key else str(name))
 
 
