@@ -2,10 +2,12 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# What the site shows and its pages link to.
+PAGES := README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md docs results benchmarks examples conf
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check bench
+.PHONY: help demo test slow check docs bench
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +35,12 @@ check: $(BIN)/pytest  ## format, lint and types, as in CI
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(BIN)/pytest  ## build the site, build/site/index.html, from the Markdown and the docstrings here
+	rm -rf build/pages
+	mkdir -p build/pages
+	cp -r $(PAGES) build/pages
+	$(BIN)/zensical build --clean --strict
 
 bench: $(BIN)/pytest  ## what is claimed about speed, measured here
 	$(BIN)/python benchmarks/update_cost.py

@@ -11,6 +11,9 @@ from conftest import HERE
 from bio_rl.analysis.comparison import Contender, compare
 from bio_rl.analysis.records import read, write_rows
 from bio_rl.analysis.statistics import Estimate
+from bio_rl.cli.cost import NETWORK, costs
+from bio_rl.cli.rules import properties
+from docs import rule_figures
 
 ROOT = HERE.parents[1]
 ANGLES = (("feedback_angle",), ("actor_angle_start", "actor_angle"), ("critic_angle_start", "critic_angle"))
@@ -78,6 +81,15 @@ def test_a_published_table_is_what_compare_makes_of_the_rows(page: str, number: 
         assert {column: cells[column].strip("| ") for column in expected if column in cells} == {
             column: expected[column] for column in expected if column in cells
         }, name
+
+
+def test_the_rules_pages_have_the_figures_of_the_published_rows() -> None:
+    tasks, found = rule_figures.published(), costs(NETWORK, rule_figures.BATCH)
+    for facts in properties():
+        page = (rule_figures.PAGES / f"{facts['name']}.md").read_text(encoding="utf-8")
+        _, mark, shown = page.partition(rule_figures.MARK)
+        assert mark
+        assert shown == rule_figures.block(facts, tasks, found), "python docs/rule_figures.py writes them anew"
 
 
 def test_the_published_rows_are_as_compare_writes_them(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""The figures on the rules' pages: what can drift is taken from the results and the code, never typed.
+
+    python docs/rule_figures.py
+
+writes the end of each page in ``docs/rules/`` anew, from its mark on; ``tests/contract/test_results.py`` holds the
+pages to it.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from bio_rl.analysis.comparison import BACKPROP, READOUT, Contender, Task, compare
+from bio_rl.analysis.records import read
+from bio_rl.analysis.report import figures
+from bio_rl.analysis.statistics import Estimate
+from bio_rl.cli.cost import NETWORK, costs
+from bio_rl.cli.rules import NEEDS, properties
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "rules"
+MARK = "<!-- What follows is written by docs/rule_figures.py. -->\n"
+BATCH = 256
+FEWEST_RULES = 5
+"""A task with fewer is no comparison of rules."""
+ANGLES = {
+    "feedback": ("feedback_angle",),
+    "update, actor": ("actor_angle_start", "actor_angle"),
+    "update, critic": ("critic_angle_start", "critic_angle"),
+}
+"""Headings, and the columns of the results that stand under them, one through time."""
+
+
+def main() -> None:
+    tasks, found = published(), costs(NETWORK, BATCH)
+    for facts in properties():
+        page = PAGES / f"{facts['name']}.md"
+        text, _, _ = page.read_text(encoding="utf-8").partition(MARK)
+        page.write_text(text + MARK + block(facts, tasks, found), encoding="utf-8")
+
+
+def published() -> list[Task]:
+    """The published comparisons of rules."""
+    tasks = compare(read([ROOT / "results" / "runs.csv"])).tasks
+    return [task for task in tasks if len({each.rule for each in task.contenders}) >= FEWEST_RULES]
+
+
+def block(facts: dict, tasks: Sequence[Task], found: dict[str, dict]) -> str:
+    """A page's figures: what the rule needs, what it reached, what it costs.
+
+    Args:
+        facts: of the rule, as ``bio_rl.cli.rules.properties`` gives them.
+        tasks: as ``published`` gives them.
+        found: as ``bio_rl.cli.cost.costs`` gives them.
+    """
+    name = facts["name"]
+    parts = ["## Figures", needs(facts), *returns(name, tasks), *strength(name), cost(found[name], found[BACKPROP])]
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def needs(facts: dict) -> str:
+    words = [
+        f"{words} ({facts[key]})" if isinstance(facts[key], str) else words
+        for key, words in NEEDS.items()
+        if facts[key]
+    ]
+    limit = f" At the small nudge that is shipped its update takes the direction of `{facts['limit']}`."
+    return (
+        f"**What a brain may lack and it needs** (`bio-rl rules`; `bio-rl audit {facts['name']}` measures it): "
+        f"{', '.join(words) or 'nothing on the list'}.{limit if facts['limit'] else ''}"
+    )
+
+
+def returns(name: str, tasks: Sequence[Task]) -> Iterator[str]:
+    shown = [(task, rows) for task in tasks if (rows := rows_of(name, task))]
+    if not shown:
+        return
+    yield (
+        "**Returns** ([raw rows](../../results/runs.csv), [commands](../../results/README.md), "
+        "[what the columns mean](../compare.md)), the mean angle of feedback to the forward weights, and that of "
+        "hidden layers' updates to backprop's at the start → after training:"
+    )
+    for task, rows in shown:
+        yield table([task.name, "IQM", "95 % interval", "worst", "seeds", "credit", *ANGLES], rows)
+
+
+def rows_of(name: str, task: Task) -> list[list[str]]:
+    """A row for each form of the rule on a task, and for the controls beside it; none without the rule."""
+    own = [each for each in task.contenders if each.rule == name]
+    controls = [task.control(each) for each in (BACKPROP, READOUT) if own and each != name]
+    return [
+        [
+            f"`{each.name}`",
+            figures(each.score.value, 3),
+            between(each.score),
+            figures(float(each.returns.min()), 3),
+            str(len(each.returns)),
+            "" if each.credit is None else f"{each.credit.value:.2f}",
+            *(angle(each, columns) for columns in ANGLES.values()),
+        ]
+        for each in (*own, *filter(None, controls))
+    ]
+
+
+def between(score: Estimate) -> str:
+    words = f"{figures(score.low, 3)} to {figures(score.high, 3)}" if score.interval else ""
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def angle(contender: Contender, columns: Iterable[str]) -> str:
+    known = ([each.numbers[column] for each in contender.records if column in each.numbers] for column in columns)
+    return " → ".join(f"{fmean(values):.0f}°" for values in known if values)
+
+
+def strength(name: str) -> Iterator[str]:
+    """What a preset's nudge makes of the rule."""
+    with (ROOT / "benchmarks" / "nudge.csv").open(encoding="utf-8", newline="") as file:
+        own = [row for row in csv.DictReader(file) if row["rule"] == name]
+    presets = {preset: [row for row in own if row["nudge"] == preset] for preset in ("limit", "prospective")}
+    if not all(presets.values()):
+        return
+    yield (
+        "**The strength of the nudge**, CartPole by PPO, 50 k steps "
+        "([all strengths](../../benchmarks/README.md#what-the-strength-of-the-nudge-makes-of-a-rule)):"
+    )
+    columns = {"return": "{:.0f}", "actor_angle": "{:.0f}°", "critic_angle": "{:.0f}°"}
+    yield table(
+        ["`rule.preset`", "seeds", "mean return", "actor's angle", "critic's angle"],
+        [
+            [
+                f"`{preset}`",
+                str(len(rows)),
+                *(form.format(fmean(float(row[key]) for row in rows)) for key, form in columns.items()),
+            ]
+            for preset, rows in presets.items()
+        ],
+    )
+
+
+def cost(own: dict, exact: dict) -> str:
+    ratio = own["multiply_accumulates"] / exact["multiply_accumulates"]
+    return (
+        f"**Cost** of an update of a {'-'.join(map(str, NETWORK))} network (`bio-rl rules --cost`): "
+        f"{ratio:.2g} times backprop's multiply-accumulates; signals cross {own['sweeps']:.3g} synapses one after "
+        f"another for each layer (backprop: {exact['sweeps']:.3g}); "
+        f"{own['rule_floats']:,.0f} numbers are kept from update to update."
+    )
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
