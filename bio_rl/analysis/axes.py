@@ -92,7 +92,8 @@ def logarithmic_axis(low: float, high: float, most_ticks: int) -> Axis:
     if high < 2 * low:
         low, high = low / 2, high * 2
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1,), (1, 3), (1, 2, 5)):
+    # The last of them leave no interval of a factor of two without a tick.
+    for factors in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
         ticks = [factor * 10.0**power for power in powers for factor in factors]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= 3:
