@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # What the site shows and its pages link to.
-PAGES := README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md docs results benchmarks examples conf
+PAGES := README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md docs results benchmarks examples
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help

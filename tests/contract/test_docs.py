@@ -237,7 +237,15 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(["bash", "-euc", script], cwd=copied, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     assert "No issues found" in built.stdout + built.stderr
-    page = (copied / "build/site/docs/rules/predictive_coding.html").read_text(encoding="utf-8")
+    site = copied / "build/site"
+    lost = [
+        f"{page.relative_to(site)}: {link}"
+        for page in site.rglob("*.html")
+        for link in re.findall(r'(?:href|src)="([^"#?:]+)[#?"]', page.read_text(encoding="utf-8"))
+        if page.name != "404.html" and not (page.parent / link).is_file()
+    ]
+    assert lost == []
+    page = (site / "docs/rules/predictive_coding.html").read_text(encoding="utf-8")
     assert page.count("<math") > 5
     assert not re.search(r'(?:src|href)="https?://[^"]+\.(?:js|css)', page), "the site loads something from elsewhere"
 
