@@ -148,7 +148,10 @@ def cost(own: dict, exact: dict) -> str:
     )
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of the columns that say something."""
+    columns = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
+    header, *rows = zip(*columns, strict=True)
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
