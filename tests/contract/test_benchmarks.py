@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from benchmarks import diagnostics, nudge, soak, throughput, update_cost, variance
+from benchmarks import diagnostics, mutants, nudge, soak, throughput, update_cost, variance
 from bio_rl import Network, make_rule
 
 
@@ -245,3 +245,77 @@ def test_a_soak_notices_what_grows():
     assert soak.report("memory", looks(3)) == 1
     assert soak.report("files", looks(0, files=9)) == 1
     assert soak.report("threads", looks(0, threads=2)) == 1
+
+
+TINY_PLAN = """
+[[room]]
+files = ["area.py"]
+tests = ["test_area.py"]
+"""
+TINY_REASON = """
+[[equivalent]]
+file = "area.py"
+old = "0"
+new = "1"
+why = "No height is under one."
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A tree with a fault that its test notices, and one that it does not; and what mutates it."""
+    monkeypatch.setattr(mutants, "PRELOADED", ["pytest"])
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "area.py").write_text("def area(width, height):\n    return width * max(height, 0)\n")
+    (tree / "test_area.py").write_text("from area import area\n\ndef test_area():\n    assert area(2, 3) == 6\n")
+    (tree / "plan.toml").write_text(TINY_PLAN)
+
+    def run():
+        options = {"plan": tree / "plan.toml", "tree": tree, "output": tmp_path / "mutants.csv", "each": 10}
+        return mutants.main([text for name, value in options.items() for text in (f"--{name}", str(value))])
+
+    return tree, run
+
+
+def test_a_mutant_survives_where_no_test_notices_until_a_reason_is_given(tiny, tmp_path, capsys):
+    tree, run = tiny
+    before = (tree / "area.py").read_bytes()
+    assert run() == 1
+    with (tmp_path / "mutants.csv").open() as file:
+        outcomes = {row["new"]: row["outcome"] for row in csv.DictReader(file)}
+    assert outcomes == {"": "passed", "(width / max(height, 0))": "killed", "1": "survived"}
+    assert (tree / "area.py").read_bytes() == before
+    assert "0  ->  1\n  NOT EXPLAINED" in capsys.readouterr().out
+    (tree / "plan.toml").write_text(TINY_PLAN + TINY_REASON)
+    assert run() == 0
+    out = capsys.readouterr().out
+    assert "1/1 survived" in out, "what was killed is not tried again"
+    assert "No height is under one." in out
+
+
+def test_tests_that_fail_by_themselves_count_no_mutant_as_noticed(tiny, tmp_path, capsys):
+    tree, run = tiny
+    (tree / "test_area.py").write_text("def test_area():\n    assert False\n")
+    assert run() == 1
+    assert "test_area.py: fail without a mutant" in capsys.readouterr().out
+    rows = mutants.read_rows(tmp_path / "mutants.csv")
+    assert {row.outcome for row in rows} == {"failed", "killed"}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("x = a + b.mT", ["(a - b.mT)", "b"]),
+        ("if not done[0]:\n    pass", ["done[0]", "1"]),
+        ("total -= x.sum(-1)", ["total += x.sum(-1)", "x.mean(-1)", "1", "2"]),
+        ("os.replace(a, b)", ["pass"]),
+        ("'a docstring'\nraise ValueError(f'{a + 1}')", []),
+    ],
+)
+def test_what_a_source_is_mutated_to(source, expected):
+    inside = "def f():\n    " + source.replace("\n", "\n    ")
+    found = list(mutants.all_mutants(inside.encode()))
+    assert sorted(mutant.new for mutant in found) == sorted(expected)
+    for mutant in found:
+        compile(mutant.applied(inside.encode()), "mutant", "exec")
