@@ -113,6 +113,12 @@ def test_a_window_opens_and_closes(build, batch):
     assert seen == [True, True, False, False, False] * 2
 
 
+def test_a_window_as_long_as_its_period_is_always_open(build, batch):
+    network = build(Gated("backprop", gate="window", window=3, period=3))
+    x, output_error = batch(network)
+    assert all(gradients(network, x, output_error)["layers.0.weight"].any() for _ in range(7))
+
+
 @pytest.mark.parametrize("gate", ["surprise", "novelty", "window"])
 def test_what_a_gate_has_seen_is_saved(build, batch, gate):
     network, other = (build(Gated("feedback_alignment", gate=gate, window=1, period=3)) for _ in "ab")
