@@ -2,7 +2,7 @@
 
 For each source file in ``benchmarks/mutants.toml`` a number of small changes ("mutants": a sign, a factor, a transpose,
 an index, a comparison, a statement left out; DeMillo, Lipton & Sayward 1978, Hints on test data selection) is drawn by
-a seeded generator, so that nobody picks easy ones. Each is made in a copy of the tree, never in this one, and the
+a seed, so that nobody picks easy ones. Each is made in a copy of the tree, never in this one, and the
 file's tests run there until the first that fails. A mutant that no test notices survives: it needs a test, or an entry
 in that file that says why it changes nothing.
 
@@ -21,7 +21,6 @@ import csv
 import hashlib
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import sys
@@ -46,7 +45,8 @@ OTHER_COMPARISON = {
 OTHER_METHOD = {"sum": "mean", "mean": "sum", "amax": "amin", "max": "min", "min": "max", "all": "any", "any": "all"}
 # What takes long to import, and is none of what is mutated.
 PRELOADED = ["torch", "stable_baselines3", "hydra", "pytest"]
-# Messages, types and declarations say what a thing is; no mutant is made in them.
+# Messages, types and declarations say what a thing is, and defaults what was chosen; no mutant is made in them.
+PASSED_OVER = ("annotation", "returns", "decorator_list", "bases", "type_params", "defaults", "kw_defaults")
 Silent = ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom
 
 
@@ -153,10 +153,9 @@ def read_plan(path: Path) -> Plan:
 
 
 def drawn(source: bytes, number: int, seed: str) -> list[Mutant]:
-    """So many of the source's mutants; more are the same and others."""
-    mutants = list(all_mutants(source))
-    random.Random(seed).shuffle(mutants)
-    return mutants[:number]
+    """So many of the source's mutants; more are the same and others, and an edit elsewhere leaves them as they are."""
+    ranked = sorted(all_mutants(source), key=lambda mutant: digest(f"{seed} {mutant.old} {mutant.new}".encode()))
+    return ranked[:number]
 
 
 def all_mutants(source: bytes) -> Iterator[Mutant]:
@@ -175,7 +174,7 @@ def all_mutants(source: bytes) -> Iterator[Mutant]:
 def changes(tree: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
     """Every expression or statement that can be changed, and what it becomes."""
     for field, value in ast.iter_fields(tree):
-        if field in ("annotation", "returns", "decorator_list", "bases", "type_params"):
+        if field in PASSED_OVER:
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or isinstance(child, Silent) or is_declaration(tree, child):
@@ -186,7 +185,9 @@ def changes(tree: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
 
 
 def is_declaration(parent: ast.AST, child: ast.AST) -> bool:
-    """A docstring, the call of a base class's ``__init__``, or what a class or module says of itself by assignment."""
+    """A docstring, a base class's ``__init__``, ``zip``'s ``strict``, or what a class or module says of itself."""
+    if isinstance(child, ast.keyword) and child.arg == "strict":
+        return True
     if isinstance(child, ast.Expr) and (
         isinstance(child.value, ast.Constant) or ast.unparse(child).startswith("super().__init__")
     ):
