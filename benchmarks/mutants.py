@@ -139,7 +139,9 @@ def jobs_of(room: Room, options: argparse.Namespace) -> list[Job]:
         source = (options.tree / file).read_bytes()
         mutants = drawn(source, options.each, f"{options.seed} {file}")
         for rank, mutant in enumerate([*([NO_CHANGE] if file == room.files[0] else []), *mutants]):
-            row = Row(file, digest(source), mutant.line, mutant.old, mutant.new, "")
+            # Tests that passed have said nothing of others that the room is given since.
+            told_by = " ".join(room.tests).encode() if mutant == NO_CHANGE else b""
+            row = Row(file, digest(source + told_by), mutant.line, mutant.old, mutant.new, "")
             jobs.append(Job(row, mutant, room, source, rank))
     return jobs
 
