@@ -192,7 +192,7 @@ def compose_jobs(args: Namespace) -> list[Job]:
         folder = f"file://{Path(args.config_dir).resolve()}"
         search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
     try:
-        with _in_one_line():
+        with _in_one_line(args.overrides):
             hydra = Hydra.create_main_hydra2(CONFIG, search_path)
             composer = _Composer(hydra, args.config_name or CONFIG, args.multirun)
             args.overrides = composer.opened(args.overrides)
@@ -219,8 +219,8 @@ def unequal_budgets(jobs: Iterable[Job]) -> str | None:
 
 
 @contextmanager
-def _in_one_line() -> Iterator[None]:
-    """What Hydra, OmegaConf and YAML have against a command line, as a ``UserError``."""
+def _in_one_line(overrides: Sequence[str]) -> Iterator[None]:
+    """What Hydra, OmegaConf and YAML have against these overrides, as a ``UserError``."""
     try:
         yield
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -234,7 +234,10 @@ def _in_one_line() -> Iterator[None]:
     except (ValueError, TypeError, AttributeError) as error:  # Hydra's own, for values that it does not expect
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise UserError(f"Hydra cannot compose this: {first_line(error)}") from error
+        # They say nothing of where; what is set in Hydra's own node is the likeliest.
+        suspects = [line for line in overrides if line.lstrip("+~").startswith("hydra")] or overrides
+        given = " ".join(map(_shortened, suspects)) or "this"
+        raise UserError(f"Hydra cannot compose {given}: {first_line(error)}") from error
 
 
 class _Composer:
@@ -356,11 +359,14 @@ class _Composer:
 
     def _parse_line(self, line: str) -> Override:
         try:
-            return OverridesParser.create(self.loader).parse_override(line)
+            override = OverridesParser.create(self.loader).parse_override(line)
         except HydraException as error:
             raise UserError(f"{_shortened(line)!r} is not of the form key=value: {first_line(error)}") from error
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list of as many levels
             raise UserError(f"{_shortened(line)!r} cannot be read: {first_line(error)}") from error
+        if not override.key_or_group:
+            raise UserError(f"{_shortened(line)!r} is not of the form key=value: it has no key")
+        return override
 
     def _refuse_sweeps(self, overrides: Iterable[Override]) -> None:
         for override in overrides:
