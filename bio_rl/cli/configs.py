@@ -295,8 +295,10 @@ class _Composer:
             node = node[name]
             if is_open(".".join(parents[: depth + 1]), node):
                 return not isinstance(node, Mapping) or last not in node or parents[depth + 1 :] != []
+        if not (isinstance(node, Mapping) and isinstance(node.get(last), Mapping)):
+            return False
         is_mapping = isinstance(override.value(), dict) or override.is_sweep_override()
-        return isinstance(node, Mapping) and last in node and is_mapping and is_open(override.key_or_group, node[last])
+        return is_mapping and is_open(override.key_or_group, node[last])
 
     def _load_configuration(
         self, lines: tuple[str, ...], mode: RunMode = RunMode.RUN, name: str | None = None

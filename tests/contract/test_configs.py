@@ -314,6 +314,20 @@ def test_jobs_are_composed_as_hydra_composes_them(line: str) -> None:
         assert OmegaConf.to_container(job.config) == OmegaConf.to_container(theirs, resolve=True)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "rule=backprop seed=4,5",
+        "rule=backprop seed=range(4,6)",
+        "rule=backprop seed=4 env.timesteps=64,128",
+        "rule=readout,burst seed=0",
+    ],
+)
+def test_what_is_given_takes_the_place_of_an_experiments_own_list(given: str) -> None:
+    jobs = compose_jobs(parse(["experiment=lunar_lander", *given.split()]))
+    assert len({job.folder for job in jobs}) == len(jobs) == 2
+
+
 def test_hydras_own_names_of_a_sweeps_folders(train: Train) -> None:
     assert train("-m", "seed=0,1", "hydra.sweep.dir=swept", "hydra.sweep.subdir=${hydra.job.num}") == 0
     assert [json.loads(Path(f"swept/{n}/result.json").read_text())["seed"] for n in (0, 1)] == [0, 1]
