@@ -65,7 +65,7 @@ def training_envs(config: DictConfig, gamma: float, in_process: bool = False) ->
     envs: VecEnv = make_vec_env([lambda: make_env(config)] * config.n_envs) if batched is None else batched
     if config.id not in BATCHED or batched is None:  # those are finite by their equations
         envs = FiniteEnvs(envs)
-    _check_norm_obs_keys(config, envs.observation_space)
+    _check_normalization(config, envs.observation_space)
     if config.normalize_observation or config.normalize_reward:
         envs = VecNormalize(
             envs,
@@ -297,12 +297,20 @@ def _wrapped(env: gymnasium.Env, wrapper: dict[str, Any], id: str) -> gymnasium.
     return wrapped
 
 
-def _check_norm_obs_keys(config: DictConfig, space: spaces.Space[Any]) -> None:
-    if config.norm_obs_keys is None:
-        return
+def _check_normalization(config: DictConfig, space: spaces.Space[Any]) -> None:
+    """Refuse observations that cannot be normalised, and parts of them that are none."""
+    keys = config.norm_obs_keys
     if not config.normalize_observation:
-        raise ValueError("env.norm_obs_keys has no effect without env.normalize_observation=true")
-    parts = list(space) if isinstance(space, spaces.Dict) else []
-    if unknown := [key for key in config.norm_obs_keys if key not in parts]:
+        if keys is not None:
+            raise ValueError("env.norm_obs_keys has no effect without env.normalize_observation=true")
+        return
+    if keys is not None and not keys:
+        raise ValueError("env.norm_obs_keys=[] normalises nothing; null stands for all parts")
+    parts = dict(space) if isinstance(space, spaces.Dict) else {}
+    if unknown := [key for key in keys or () if key not in parts]:
         has = f"they are {', '.join(parts)}" if parts else "there are none"
         raise ValueError(f"env.norm_obs_keys: {unknown[0]!r} is no part of the observations; {has}")
+    for name, part in parts.items() or [("", space)]:
+        if (keys is None or name in keys) and not isinstance(part, spaces.Box):
+            which = f"the part {name!r} is {part}; name others in env.norm_obs_keys" if name else f"these are {part}"
+            raise ValueError(f"env.normalize_observation=true: only observations in a Box are normalised, and {which}")

@@ -74,6 +74,7 @@ RANGES = {
     "agent.target_kl": POSITIVE,
     "agent.n_episodes": Range(1, 1_000_000),
     "agent.sde_sample_freq": Range(-1, LONGEST),
+    "network.log_std_init": Range(-20, 20, whole=False),
 }
 CHOICES = {"evaluation.checkpoints": checkpoints.KEPT}
 SCHEDULED = ("optimizer.learning_rate", "agent.clip_range", "agent.clip_range_vf")

@@ -50,6 +50,7 @@ from bio_rl.cli import main
             "critic_learning_rate must be a number above 0; it follows the schedule of optimizer.learning_rate",
         ),
         ("train agent.target_kl=lin_0.1", "agent.target_kl must be a number above 0; schedules are for"),
+        ("train network.log_std_init=100", "network.log_std_init must be a number of at least -20 and at most 20"),
         ("train optimizer.betas=[0.9]", "optimizer.betas must be two numbers"),
         ("train evaluation=null", "evaluation must be a mapping"),
         ("train env.kwargs=null", "env.kwargs must be a mapping"),

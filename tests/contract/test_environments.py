@@ -185,6 +185,12 @@ def test_a_process_that_dies_ends_the_run() -> None:
             "env.id=odd_tasks:NoisyParts-v0 env.normalize_observation=true env.norm_obs_keys=[sea]",
             "'sea' is no part of the observations; they are ",
         ),
+        (
+            "env.id=odd_tasks:NoisyParts-v0 env.normalize_observation=true",
+            "env.normalize_observation=true: only observations in a Box are normalised, and the part 'count'",
+        ),
+        ("env.id=FrozenLake-v1 env.normalize_observation=true", "in a Box are normalised, and these are Discrete(16)"),
+        ("env.id=CartPole-v1 env.normalize_observation=true env.norm_obs_keys=[]", "normalises nothing"),
     ],
 )
 def test_one_line_that_names_the_environment(arguments: str, expected: str, capsys: pytest.CaptureFixture) -> None:
