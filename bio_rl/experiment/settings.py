@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from bio_rl.experiment import checkpoints
+from bio_rl.experiment.memory import check_memory
 
 
 class Range(NamedTuple):
@@ -82,7 +83,7 @@ SCHEDULED = ("optimizer.learning_rate", "agent.clip_range", "agent.clip_range_vf
 
 
 def check_settings(config: DictConfig) -> None:
-    """Raise a ValueError for a setting that is out of range."""
+    """Raise a ValueError for a setting that is out of range, or of a size that cannot be held."""
     for key, given in _numbers(OmegaConf.to_container(config, resolve=True)):
         if given and not SMALLEST <= abs(given) <= GREATEST:
             raise ValueError(f"{key}={given}: networks compute in single precision, which has no such number")
@@ -103,6 +104,7 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(f"optimizer.betas={betas}: optimizer.betas must be two numbers from 0 to 1")
     if config.device != "auto":
         _check_device(config.device)
+    check_memory(config)
 
 
 def _numbers(settings: Any, key: str = "") -> Iterator[tuple[str, float]]:

@@ -129,6 +129,13 @@ from bio_rl.cli import main
         ("train rule=kolen_pollack rule.decay=1e-320", "rule.decay=1e-320: networks compute in single precision"),
         ("train optimizer.learning_rate=1e308", "networks compute in single precision"),
         (f"train network.hidden=[{','.join(['8'] * 101)}]", "network.hidden has 101 layers; it may have 100"),
+        ("train network.hidden=[1000000000000]", "network.hidden=[1000000000000] takes at least 44,703 GiB of memory"),
+        ("train network=separate network.hidden.critic=[1000000,1000000]", "takes at least 7,451 GiB of memory, and"),
+        ("train agent.n_steps=10000000 env.n_envs=100000", "agent.n_steps=10000000 takes at least 26,077 GiB of"),
+        (
+            "train rule=weight_perturbation rule.draws=1000000 agent.n_steps=1000000 agent.batch_size=1000000",
+            "rule.draws=1000000 takes at least 476,837 GiB",
+        ),
         (f"train rule={'r' * 3000}", "rrr"),
         ("play nowhere", "no folder 'nowhere'"),
         ("play", "required: run_folder"),
