@@ -130,7 +130,7 @@ class DeepFeedbackControl(Rule):
     def _control(self, network: Network, plant: "_Plant", step: Tensor) -> Tensor:
         """The control ``(*members, batch, out)`` that brings the output from y to ``y + step``.
 
-        The gain is half of the inverse of the loop's, taken along the step as if Q were J^T. Where
+        The gain is half of ``1 / (1 + J Q + alpha)``, with J Q taken along the step as if Q were J^T. Where
         that is too much, and a sample's imbalance grows, that sample's gain is halved.
         """
         gain = 0.5 / (1 + self.alpha + plant.loop_gain(step))

@@ -137,6 +137,25 @@ def test_the_first_step_of_control_points_along_each_sample_s_gradient(build, ba
         torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@torch.no_grad()
+def test_control_comes_to_its_steady_state_as_fast_as_its_gain_says(build, batch, depth, alpha):
+    """Of linear layers that only rotate J J^T is their number, and a gain of half of 1 / (1 + J J^T + alpha)
+    takes at every step the same share of what control is still to do."""
+    rule = DeepFeedbackControl("transpose", alpha=alpha, proportional=0, tolerance=0)
+    network = build(rule, [3] * (depth + 1), "identity")
+    for layer in network.layers:
+        layer.weight.copy_(torch.linalg.qr(layer.weight).Q)
+    x, step = batch(network)
+    trace = rule.forward(network, x)
+    loop = depth + alpha
+    for rule.steps in (1, 2, 5):
+        control = rule._control(network, _Plant(network, trace, rule.feedback_weights(network)), step)
+        left = (1 - 0.5 * loop / (1 + loop)) ** rule.steps
+        torch.testing.assert_close(control, (1 - left) / loop * step, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("gain", [1, 2, 4])
 @torch.no_grad()
 def test_the_imbalance_never_rises(build, batch, gain):

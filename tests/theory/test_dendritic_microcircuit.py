@@ -70,6 +70,18 @@ def test_the_apical_dendrite_is_silent_at_the_self_predicting_state(
     assert all(apical.abs().max() > 1e-2 for apical in acting_apical(scrambled, x))
 
 
+def test_a_random_start_knows_nothing_of_the_layers_that_interneurons_are_to_mirror(build):
+    network = build(DendriticMicrocircuit())
+    others = [copy.deepcopy(layer) for layer in network.layers]
+    for parameter in (p for layer in others for p in layer.parameters()):
+        nn.init.normal_(parameter)
+    one, other = (
+        Network(layers, DendriticMicrocircuit(start="random"), [0]).rule for layers in (network.layers, others)
+    )
+    for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize(("sizes", "activation", "output", "bias", "members"), SHAPES)
 @pytest.mark.parametrize("gain", [1.0, 2.0, 4.0])
 def test_a_small_nudge_through_symmetric_feedback_is_backprop(

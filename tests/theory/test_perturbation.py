@@ -74,6 +74,16 @@ def test_the_error_of_the_mean_falls_as_one_over_root_draws(build, batch, rule, 
     assert slope == pytest.approx(-0.5, abs=0.06)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_noise_that_no_sample_feels_is_named_where_there_is_some(build, batch, rule):
+    """A sample's own part of an update is an outer product with its inputs; that noise is none."""
+    network = build(rule(), bias=False)
+    updates(network, *batch(network, 1))
+    ranks = [torch.linalg.matrix_rank(layer.weight.grad).item() for layer in network.layers[:-1]]
+    has_more = max(ranks) > 1
+    assert has_more == ("no sample feels" in network.rule.nonlocal_scalars)
+
+
 @pytest.mark.parametrize(("sizes", "activation", "output", "bias", "members"), SHAPES)
 @pytest.mark.parametrize("rule", RULES)
 def test_the_mean_over_many_draws_is_backprops_update(build, batch, rule, sizes, activation, output, bias, members):

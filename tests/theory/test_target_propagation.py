@@ -91,6 +91,13 @@ def test_local_feedback_that_is_the_transpose_gives_gradient_steps(
         torch.testing.assert_close(update, exact, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("variant", ["local", "ddtp_linear"])
+def test_linear_feedback_begins_with_the_deviation_that_its_fan_gives(build, variant):
+    """One over the root of the units that it reaches, as every rule's random feedback has it."""
+    for weight in build(TargetPropagation(variant), (20, 300, 200, 100)).rule.feedback.weights:
+        assert weight.std().item() == pytest.approx(weight.shape[-1] ** -0.5, rel=0.05)
+
+
 def limit_of_small_nudges(network, x, output_error):
     """The dtp updates with each inverse replaced by its derivative at the activity it is given."""
     rule, layers, activities = network.rule, network.layers, network.activities(x)
