@@ -271,8 +271,8 @@ def tiny(tmp_path, monkeypatch):
     (tree / "test_area.py").write_text("from area import area\n\ndef test_area():\n    assert area(2, 3) == 6\n")
     (tree / "plan.toml").write_text(TINY_PLAN)
 
-    def run():
-        options = {"plan": tree / "plan.toml", "tree": tree, "output": tmp_path / "mutants.csv", "each": 10}
+    def run(**more):
+        options = {"plan": tree / "plan.toml", "tree": tree, "output": tmp_path / "mutants.csv", "each": 10, **more}
         return mutants.main([text for name, value in options.items() for text in (f"--{name}", str(value))])
 
     return tree, run
@@ -298,9 +298,20 @@ def test_tests_that_fail_by_themselves_count_no_mutant_as_noticed(tiny, tmp_path
     tree, run = tiny
     (tree / "test_area.py").write_text("def test_area():\n    assert False\n")
     assert run() == 1
-    assert "test_area.py: fail without a mutant" in capsys.readouterr().out
+    assert "test_area.py: fail, or take too long, without a mutant" in capsys.readouterr().out
     rows = mutants.read_rows(tmp_path / "mutants.csv")
     assert {row.outcome for row in rows} == {"failed", "killed"}
+
+
+def test_what_works_for_ever_hangs_and_what_waits_its_turn_does_not(tiny, tmp_path):
+    tree, run = tiny
+    (tree / "area.py").write_text("def count_down(n):\n    while n:\n        n -= n\n")
+    (tree / "test_area.py").write_text(
+        "import time\nfrom area import count_down\n\ndef test_it():\n    time.sleep(1.5)\n    count_down(3)\n"
+    )
+    assert run(seconds=2) == 0
+    outcomes = {row.new: row.outcome for row in mutants.read_rows(tmp_path / "mutants.csv")}
+    assert outcomes == {"": "passed", "n += n": "hung"}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,12 @@ SMALL_PPO = {"n_steps": 64, "batch_size": 32, "n_epochs": 2}
 CASES = {
     "ppo-discrete": (PPO, sb3.PPO, "CartPole-v1", SMALL_PPO),
     "ppo-continuous": (PPO, sb3.PPO, "Pendulum-v1", {**SMALL_PPO, "learning_rate": 1e-3}),
+    "ppo-stopping": (
+        PPO,
+        sb3.PPO,
+        "CartPole-v1",
+        {**SMALL_PPO, "n_epochs": 4, "target_kl": 1e-3, "learning_rate": 3e-3},
+    ),
     "ppo-gsde": (PPO, sb3.PPO, "Pendulum-v1", {**SMALL_PPO, "use_sde": True, "sde_sample_freq": 4}),
     "a2c-discrete": (A2C, sb3.A2C, "CartPole-v1", {}),
     "a2c-continuous": (A2C, sb3.A2C, "Pendulum-v1", {"n_steps": 8, "ent_coef": 0.01}),
@@ -85,6 +91,8 @@ def test_twenty_updates_agree_in_double_precision(case: str) -> None:
     agent = train(in_double_precision(ours(case)), 20)
     reference = train(in_double_precision(theirs(case)), 20)
     assert agent._n_updates == reference._n_updates >= 20
+    settings = CASES[case][-1]
+    assert (reference._n_updates < 20 * settings.get("n_epochs", 1)) == ("target_kl" in settings)
     moved = networks_of(agent.policy)["actor"][0] - networks_of(ours(case).policy)["actor"][0]
     assert moved.abs().max() > 1e-3
     assert_equal(agent, reference, tolerance=1e-9)
