@@ -35,9 +35,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy, in the current folder; evil.py lies beside it and in it."""
+    """A copy, in the current folder; evil.py lies beside it and in it, where Python finds it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
     shutil.copytree(trained, "run")
     for place in (Path("evil.py"), Path("run", "evil.py")):
         place.write_text(EVIL)
@@ -59,7 +59,8 @@ def look(run: Path, capsys: pytest.CaptureFixture[str]) -> Play:
         return err
 
     yield play
-    sys.modules.pop("evil", None)
+    for name in ("evil", "run.evil", "run"):
+        sys.modules.pop(name, None)
 
 
 def change(file: Path, *keys: Any, to: Any) -> None:

@@ -1,5 +1,6 @@
 """Measures of updates against closed forms, finite differences and autograd."""
 
+import copy
 import math
 
 import pytest
@@ -47,6 +48,20 @@ def test_backprop_is_at_0_degrees_with_a_ratio_of_1(build, batch, members, dtype
         assert found["update_angle", number].abs().max() < 1e-6
         assert (found["update_norm_ratio", number] - 1).abs().max() < 1e-6
     assert ("relaxation_steps", None) not in found
+
+
+def test_a_copy_learns_by_the_modulator_that_it_is_given_or_else_by_the_networks_own(build, batch):
+    network = build(make_rule("gated", rule="backprop", gate="surprise"))
+    x, output_error = batch(network)
+    network.modulator, other = torch.linspace(1, 2, len(x)), torch.linspace(3, 1, len(x))
+    for given, expected in ((None, network.modulator), (other, other)):
+        twin = copy.deepcopy(network)
+        twin.modulator = expected
+        twin(x).backward(output_error)
+        learner = after_backward(network, x, output_error, given)
+        for layer, alike in zip(learner.layers, twin.layers, strict=True):
+            assert torch.equal(layer.weight.grad, alike.weight.grad)
+    assert network.modulator is not other
 
 
 def test_random_feedback_starts_at_a_right_angle(build):
