@@ -2,12 +2,16 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from bio_rl.experiment.resume import States
+from bio_rl.experiment import resume
+from bio_rl.experiment.interruption import Interruption
+from bio_rl.experiment.resume import PeriodicSaving, States
 
 
 def test_a_state_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +48,56 @@ def test_two_states_are_kept_and_a_final_one_takes_their_place(tmp_path: Path) -
     assert states.rollouts() == []
     assert states.read("final") == {"step": 11}
     assert len(list((tmp_path / "resume").iterdir())) == 1
+
+
+class Run:
+    """A run that says how often its state is saved, by a clock of its own; one saving takes ``cost`` seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, interval: float, cost: float) -> None:
+        self.now, self.cost, self.saved = 0.0, cost, list[float]()
+        self.config = OmegaConf.create({"env": {"id": "Task-v0"}, "resume": {"interval": interval}})
+        self.interruption = Interruption()
+        self.states = SimpleNamespace(save=self.save)
+        monkeypatch.setattr(resume, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, which: int | str, state: dict[str, Any]) -> None:
+        self.saved.append(self.now)
+        self.now += self.cost
+
+    def learn(self, seconds: int) -> None:
+        """An update every second."""
+        agent = SimpleNamespace(num_timesteps=0, _total_timesteps=1, iterations=1)
+        members = SimpleNamespace(still_learning=lambda: [(0, agent)], settle=lambda index: None)
+        saving = PeriodicSaving([self])  # type: ignore[list-item]
+        for _ in range(seconds):
+            self.now += 1
+            saving(members)
+
+
+@pytest.mark.parametrize(("interval", "cost", "pause"), [(60, 0.1, 60), (60, 3, 300), (1, 3, 300), (0.5, 3, 1)])
+def test_states_are_an_interval_apart_and_cost_a_hundredth_of_the_time(
+    interval: float, cost: float, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for an interval of less than a second, which is kept whatever it costs."""
+    monkeypatch.setattr(resume, "how_to_restore", lambda env: False)
+    run = Run(monkeypatch, interval, cost)
+    run.learn(1000)
+    assert run.saved[0] == pytest.approx(interval, abs=1)
+    assert len(run.saved) >= 3
+    assert np.diff(run.saved) == pytest.approx(pause + cost, abs=1)
+
+
+def test_an_episode_that_cannot_be_restored_is_told_once_and_before_it_is_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(resume, "how_to_restore", lambda env: None)
+    monkeypatch.setattr(resume, "complain", told.append)
+    run = Run(monkeypatch, interval=60, cost=0)
+    run.states.save = lambda which, state: told.append("saved")
+    run.learn(200)
+    assert "Task-v0 cannot be brought back to the midst of an episode" in told.pop(0)
+    assert told == ["saved"] * 3
