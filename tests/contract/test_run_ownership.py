@@ -63,6 +63,15 @@ def test_a_folder_that_is_not_a_runs_is_left_as_it_is(kind: str) -> None:
     assert contents() == before
 
 
+@pytest.mark.parametrize(("names", "said"), [("a", "(a)"), ("cab", "(a, b, c)"), ("dbac", "(a, b, c, ...)")])
+def test_the_first_three_of_what_is_not_ours_are_named(names: str, said: str) -> None:
+    for name in names:
+        put(f"run/{name}")
+    with pytest.raises(FolderError) as raised:
+        RunFolder(Path("run")).refuse_foreign()
+    assert f"wrote there {said};" in str(raised.value)
+
+
 def test_the_command_refuses_such_folders_before_it_writes(train: Train, capsys: pytest.CaptureFixture) -> None:
     for file in ("model/agent.zip", "tensorboard/mine", "progress.csv"):
         put(file)
