@@ -1,14 +1,16 @@
 """The benchmark programs run, and count what can be counted exactly."""
 
 import csv
+import json
 import math
+import os
 import re
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from benchmarks import diagnostics, mutants, nudge, soak, throughput, update_cost, variance
+from benchmarks import diagnostics, mutants, nudge, soak, sweep, throughput, update_cost, variance
 from bio_rl import Network, make_rule
 
 
@@ -245,6 +247,63 @@ def test_a_soak_notices_what_grows():
     assert soak.report("memory", looks(3)) == 1
     assert soak.report("files", looks(0, files=9)) == 1
     assert soak.report("threads", looks(0, threads=2)) == 1
+
+
+SWEEP = ["--jobs", "1", "--members", "2", "--timesteps", "64", "--rounds", "2"]
+
+
+def test_every_launcher_is_compared_with_itself_and_with_none(capsys, monkeypatch):
+    """Rates that are made up: 8 side by side are 6 times as fast as one without a launcher, and 4.5 times with one."""
+    monkeypatch.setitem(sweep.LAUNCHERS, "joblib", sweep.Launcher("tests", "hydra.launcher.n_jobs"))
+    monkeypatch.setitem(sweep.LAUNCHERS, "ray", sweep.Launcher("hydra_plugins.not_installed", None))
+    speed, factor = {1: 100, 8: 600}, {sweep.ALONE: 1, "joblib": 0.75}
+
+    def made_up(side, timesteps=None):
+        disturbed = len(side.turns) == 0
+        slower = 1 if side.workers == 1 else factor[side.launcher]
+        return sweep.Turn(speed[side.workers] * slower / (1 + disturbed * side.workers), start=side.workers)
+
+    monkeypatch.setattr(sweep.Side, "take_turn", made_up)
+    sweep.main([*SWEEP, "--workers", "8", "--launchers", "ray", "joblib"])
+    out = capsys.readouterr().out
+    assert 'ray is not installed and left out: pip install "bio-rl[ray]" brings it' in out
+    assert re.search(r"none\W+100\W+600\W+6.00\W+1.33 to 6.00\W+1.00\W+1.0 s\W+8.0 s", out)
+    assert re.search(r"joblib\W+100\W+450\W+4.50\W+1.00 to 4.50\W+0.75\W+1.0 s\W+8.0 s", out)
+
+
+@pytest.mark.parametrize("launcher", [sweep.ALONE, *sweep.LAUNCHERS])
+def test_any_number_of_workers_makes_the_same_sweep(launcher):
+    options = sweep.parse(["--workers", "3", "--jobs", "2", "--members", "2", "--timesteps", "64"])
+    work = []
+    for workers in (1, 3):
+        commands = list(sweep.Side(launcher, workers, options).commands(64))
+        assert len(commands) == (workers if launcher == sweep.ALONE else 1)
+        given = [dict(text.split("=", 1) for text in command if "=" in text) for command in commands]
+        seeds = [int(seed) for each in given for seed in each["seed"].split(",")]
+        assert sorted(seeds) == list(range(0, 2 * len(seeds), 2)), "none is made twice"
+        work.append(len(seeds) * int(given[0]["env.timesteps"]))
+    assert work == [6 * 64, 6 * 64]
+
+
+def test_a_sweep_lasts_from_its_first_runs_beginning_to_its_lasts_end(tmp_path):
+    for name, ended, seconds in (("a", 1000, 10), ("b", 1004, 11), ("c", 1012, 8)):
+        file = tmp_path / name / "result.json"
+        file.parent.mkdir()
+        file.write_text(json.dumps({"timesteps": 100, "wall_seconds": seconds}))
+        os.utime(file, (ended, ended))
+    assert sweep.steps_and_seconds(tmp_path) == (300, 22)
+
+
+def test_a_sweep_that_fails_says_why(tmp_path):
+    options = sweep.parse(SWEEP)
+    with pytest.raises(RuntimeError, match=r"exit code 2: bio-rl train: .*env\.timesteps"):
+        sweep.Side(sweep.ALONE, 1, options).take_turn(timesteps=-1)
+
+
+@pytest.mark.slow
+def test_launchers_are_compared(capsys):
+    sweep.main([*SWEEP, "--launchers", "joblib"])
+    assert re.search(r"joblib\W+\d+\W+\d+\W+\d\.\d\d\W", capsys.readouterr().out)
 
 
 TINY_PLAN = """
