@@ -512,12 +512,15 @@ class _Composer:
     def _check_tuned(self, job: Job) -> None:
         """What nobody has tuned for a task is left out silently, but not where it was asked for."""
         env, agent, rule = (job.choices[group] for group in ("env", "agent", "rule"))
-        tuned = f"{env}/{agent}/{rule}"
-        if job.choices.get("tuned") == tuned and tuned not in self._known_choices("tuned"):
+        tuned = str(job.choices.get("tuned") or f"{env}/{agent}")
+        if tuned == f"{env}/{agent}" or tuned in (known := self._known_choices("tuned")):
+            return
+        if tuned == f"{env}/{agent}/{rule}":
             raise UserError(
                 f"tuned=rule: there is no tuned/{tuned}.yaml, the settings of {rule} with {agent} on {env};"
                 f" this makes it: bio-rl tune rule={rule} env={env} agent={agent}"
             )
+        raise UserError(f"tuned={tuned}: there is no tuned/{tuned}.yaml{nearest_of(tuned, known, 'tuned/')}")
 
     def _load_shipped(self, lines: tuple[str, ...]) -> dict[str, Any]:
         """What choices alone make of our primary config, whose place no file of the user's takes."""
