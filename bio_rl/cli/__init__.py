@@ -104,6 +104,16 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
+    def options(self, arguments: list[str]) -> argparse.Namespace:
+        """What these say; options may stand among the others."""
+        options, unknown = self.parse_known_intermixed_args(arguments)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            if not name.startswith("-"):
+                raise UserError(f"{unknown[0]} is one too many")
+            raise UserError(f"no option {name}{nearest(name, self._option_string_actions)}")
+        return options
+
 
 def _play(arguments: list[str]) -> int:
     parser = _Parser(prog="bio-rl play", description="Watch a trained agent act.")
@@ -120,7 +130,7 @@ def _play(arguments: list[str]) -> int:
         metavar="MODULE",
         help="let the folder name code of this module, as your own rule's or environment's; may be repeated",
     )
-    options = parser.parse_args(arguments)
+    options = parser.options(arguments)
 
     from bio_rl.cli.play import play
 
@@ -142,7 +152,7 @@ def _rules(arguments: list[str]) -> int:
     parser.add_argument("--cost", action="store_true", help="what one update costs, counted")
     parser.add_argument("--network", type=_sizes, metavar="SIZES", help="its network, with --cost (default: 8-64-64-4)")
     parser.add_argument("--batch", type=partial(_whole, least=1), help="its samples, with --cost (default: 256)")
-    options = parser.parse_args(arguments)
+    options = parser.options(arguments)
     if not options.cost and (options.network or options.batch):
         raise UserError("--network and --batch belong to --cost")
 
@@ -183,7 +193,7 @@ def _audit(arguments: list[str]) -> int:
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own rules too, by their files in DIR/rule/"
     )
-    options = parser.parse_args(arguments)
+    options = parser.options(arguments)
 
     from bio_rl.cli.audit import audits, print_table, say_contradictions
 
@@ -202,7 +212,7 @@ def _inspect(arguments: list[str]) -> int:
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own rules, by their files in DIR/rule/, are run to be seen"
     )
-    options = parser.parse_args(arguments)
+    options = parser.options(arguments)
 
     from bio_rl.cli.inspect import inspect
 
@@ -221,7 +231,7 @@ def _tune(arguments: list[str]) -> int:
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own configs, where the values found go (default: conf/)"
     )
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.options(arguments)
 
     from bio_rl.cli.tune import tune
 
@@ -240,7 +250,7 @@ def _compare(arguments: list[str]) -> int:
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own rules, by their files in DIR/rule/, are run to be seen"
     )
-    options = parser.parse_args(arguments)
+    options = parser.options(arguments)
 
     from bio_rl.cli.compare import compare
 

@@ -103,7 +103,7 @@ def test_rules_of_ones_own_as_data(own: Callable[[str], int], capsys: pytest.Cap
         ("--config-dir nowhere", "--config-dir: there is no folder 'nowhere/rule'"),
         ("--config-dir conf broken", "conf/rule/broken.yaml names no rule by its _target_"),
         ("--config-dir conf wrong", "wrong cannot be audited: "),
-        ("--nonsense", "unrecognized arguments: --nonsense"),
+        ("--nonsense", "no option --nonsense"),
     ],
 )
 def test_bad_input_is_one_line(

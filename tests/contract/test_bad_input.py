@@ -31,6 +31,8 @@ from bio_rl.cli import main
         ("train rule=[backprop,readout]", "rule has no choice"),
         ("train tuned=cartpole/poo", "tuned has no choice 'cartpole/poo'; did you mean 'cartpole/ppo'"),
         ("train tuned=nowhere", "(tuned/ has acrobot/a2c, acrobot/ppo"),
+        ("train tuned=${env}/pppo", "there is no tuned/cartpole/pppo.yaml; did you mean 'cartpole/ppo'"),
+        ("train -m env=digits,cartpole tuned=${env}/a2c", "there is no tuned/digits/a2c.yaml"),
         ("train critic_rule=readuot", "critic_rule=readuot: rule has no choice 'readuot'; did you mean 'readout'"),
         ("train -m rule=backprop,readot", "did you mean 'readout'"),
         ("train rule=backprop,readout", "add -m"),
@@ -141,7 +143,9 @@ from bio_rl.cli import main
         ("play", "required: run_folder"),
         ("play nowhere --seed -1", "'-1' is not a whole number of at least 0"),
         ("play nowhere --episodes 0", "'0' is not a whole number of at least 1"),
-        ("rules --jsno", "unrecognized arguments: --jsno"),
+        ("rules --jsno", "no option --jsno; did you mean '--json'?"),
+        ("play runs/a runs/b", "runs/b is one too many"),
+        ("compare runs --cvs=runs.csv", "no option --cvs; did you mean '--csv'?"),
     ],
 )
 def test_one_line_exit_code_2_nothing_written(

@@ -187,7 +187,7 @@ def test_a_run_that_fails_ends_the_tuning(monkeypatch: pytest.MonkeyPatch, capsy
     [
         ("rule=backprp", "did you mean 'backprop'"),
         ("--trials 0", "'0' is not a whole number of at least 1"),
-        ("--trails 3", "--trails"),
+        ("--trails 3", "no option --trails; did you mean '--trials'?"),
         ("--config-dir nowhere", "there is no folder 'nowhere'"),
         ("optimizer.learning_rate=0.1,0.2", "sweeps over rule, env and agent only"),
         ("critic_rule=readout", "critic_rule=readout: what is tuned is one rule's"),
