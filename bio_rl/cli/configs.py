@@ -33,6 +33,8 @@ from bio_rl.cli.schema import as_text, check_values, fill_presets, is_open, unkn
 CONFIG = "train"
 REMOVABLE = ("experiment", "tuned")
 """The groups that a run can do without."""
+SEARCH = "search"
+"""The folder beside the groups that holds what ``bio-rl tune`` tries, and which is none."""
 CHOSEN = ("agent", "rule", "rule@critic_rule", "optimizer", "callbacks", "env")
 ARGUMENTS = ("agent", "rule", "critic_rule", "optimizer", "callbacks")
 """Where the keys are those of the file that was chosen, and any other argument of what it describes."""
@@ -195,6 +197,8 @@ def compose_jobs(args: Namespace) -> list[Job]:
         with _in_one_line(args.overrides):
             hydra = Hydra.create_main_hydra2(CONFIG, search_path)
             composer = _Composer(hydra, args.config_name or CONFIG, args.multirun)
+            # For the help, in which Hydra would list every folder.
+            OmegaConf.register_new_resolver("choices", composer.choices, replace=True)
             args.overrides = composer.opened(args.overrides)
             return composer.jobs(args.overrides)
     finally:
@@ -396,7 +400,7 @@ class _Composer:
 
     @cached_property
     def groups(self) -> list[str]:
-        ours = [group for group in self.loader.list_groups("") if group != "hydra"]
+        ours = [group for group in self.loader.list_groups("") if group not in ("hydra", SEARCH)]
         return [*ours, *(f"hydra/{group}" for group in self.loader.list_groups("hydra"))]
 
     def _check_choice(self, override: Override) -> None:
@@ -428,6 +432,11 @@ class _Composer:
         folders = self.loader.list_groups(group)
         deeper = (f"{folder}/{choice}" for folder in folders for choice in self._known_choices(f"{group}/{folder}"))
         return [*self.loader.get_group_options(group), *deeper]
+
+    def choices(self) -> str:
+        """A line for each group, with what there is to choose."""
+        ours = sorted(group for group in self.groups if not group.startswith("hydra/"))
+        return "\n".join(f"{group}: {', '.join(self._known_choices(group))}" for group in ours) + "\n"
 
     def _task_remedy(self, choice: str) -> str:
         """What to write for an environment's id in the place of a task's name."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from bio_rl.cli.configs import Job, compose_jobs, config_folder, plain
+from bio_rl.cli.configs import SEARCH, Job, compose_jobs, config_folder, plain
 from bio_rl.cli.errors import UserError, first_line
 from bio_rl.cli.train import check_agents, check_builds, check_numbers, parse
 from bio_rl.experiment.interruption import Interruption
@@ -28,7 +28,6 @@ DEFAULTS = {
     "evaluation.checkpoints": "none",
 }
 """What differs from ``bio-rl train`` unless it is given: nothing of a trial stays but its returns."""
-SEARCH = "search"
 TUNED = "tuned"
 HEADER = """\
 # @package _global_

@@ -18,6 +18,7 @@ from bio_rl.cli import main
         ("train seed", "key=value"),
         ("train =1", "'=1' is not of the form key=value: it has no key"),
         ("train rul=backprop", "did you mean 'rule'"),
+        ("train search=default", "no setting or group 'search'"),
         ("train +tuned.gamma=1", "tuned has no settings of its own: tuned=NAME chooses what others are set to"),
         ("train tuned.gamma=1", "tuned has no settings of its own"),
         ("train +evaluation.deterministic=false", "is there already; write evaluation.deterministic=false"),

@@ -55,10 +55,16 @@ def test_without_arguments_help(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_train_help_lists_the_choices(capsys: pytest.CaptureFixture) -> None:
+    for path in ("mine/agent/slow.yaml", "mine/search/slow.yaml"):
+        Path(path).parent.mkdir(parents=True)
+        Path(path).touch()
     with pytest.raises(SystemExit) as left:
-        main(["train", "--help"])
+        main(["train", "--config-dir", "mine", "--help"])
     assert left.value.code == 0
-    assert "agent: a2c, ppo, reinforce" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "agent: a2c, ppo, reinforce, slow\n" in out
+    assert "cartpole/ppo" in next(line for line in out.splitlines() if line.startswith("tuned: "))
+    assert "search" not in out, "its files are for bio-rl tune, and no choices"
 
 
 def test_rules_as_data(capsys: pytest.CaptureFixture) -> None:
