@@ -77,8 +77,10 @@ def test_readout_learns_only_the_output_layer_and_that_exactly(build, batch, siz
 
 
 def test_readouts_hidden_biases_are_spread_as_asked(build):
-    spread = build(Readout(hidden_bias=2.0), (5, 500, 3))
-    own = build(Readout(hidden_bias=0.0), (5, 500, 3))
-    assert spread.layers[0].bias.abs().max() > 1.9 > own.layers[0].bias.abs().max()
+    spread = build(Readout(hidden_bias=2.0), (5, 500, 500, 3))
+    own = build(Readout(hidden_bias=0.0), (5, 500, 500, 3))
+    for wide, narrow in zip(spread.layers[:-1], own.layers[:-1], strict=True):
+        assert 2 >= wide.bias.abs().max() > 1.9 > narrow.bias.abs().max()
+    assert spread.layers[-1].bias.abs().max() <= 500**-0.5, "the output's bias is learnt, and begins as ever"
     with pytest.raises(ValueError, match="hidden_bias must be a number from 0 to"):
         Readout(hidden_bias=-1)

@@ -203,6 +203,17 @@ def test_the_weight_mirror_finds_the_forward_weights(activation):
     assert max(end) < 20
 
 
+def test_the_weight_mirror_sees_the_forward_weights_in_the_mean_however_few_the_samples(build):
+    """The unbiased covariance of a drive with unit noise at the inputs is the weights."""
+    network = build(WeightMirror(samples=3), members=(20_000,))
+    layer = network.layers[1]
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[:1].expand_as(layer.weight))
+        mirrors = network.rule._mirror(layer)
+    error = (mirrors.mean(0) - layer.weight[0]).norm()
+    assert error < 2 * (mirrors - layer.weight).norm() / 20_000
+
+
 def test_the_weight_mirror_never_outweighs_the_forward_update(build, batch):
     network = build(WeightMirror())
     x, output_error = batch(network)
