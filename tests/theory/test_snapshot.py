@@ -58,8 +58,11 @@ def test_an_object_becomes_the_other(tmp_path):
     one.table["b"] = np.arange(2)
     tree = through_file(take(one), tmp_path)
     expected = draws(one)
-    held = other.shared
+    held, drawing = other.shared, [*other.generators, other.torchs]
     assert put(other, tree) is other
+    assert all(new is old for new, old in zip([*other.generators, other.torchs], drawing, strict=True)), (
+        "others draw too"
+    )
     assert draws(other) == expected
     assert (other.count, other.scalar, other.table["a"], other.table[3]) == (1, np.float32(1), [1, (1, None)], True)
     assert type(other.scalar) is np.float32
