@@ -175,6 +175,16 @@ def test_an_unstable_rest_is_reported_with_its_layer(build, batch):
         y.backward(output_error)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_duration_too_short_to_come_to_rest_is_reported(build, batch, steps):
+    rule = DendriticMicrocircuit(dynamics="continuous", nudge=1.0, duration=0.1 * steps, time_step=0.1)
+    network = build(rule, (4, 8, 2))
+    x, output_error = batch(network)
+    y = network(x)
+    with pytest.raises(Divergence, match=rf"dendritic_microcircuit diverged in layer \d at relaxation step {steps}$"):
+        y.backward(output_error)
+
+
 def learn(network, steps, lr):
     """Regression on a random teacher under what agents use: Adam, all gradients clipped by one norm."""
     teacher = torch.randn(network.in_features, network.out_features, dtype=torch.float64)

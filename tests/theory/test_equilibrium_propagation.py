@@ -280,6 +280,26 @@ def test_learnt_feedback_that_agrees_with_the_forward_weights_is_tied_feedback(b
         assert torch.equal(backward.grad, layer.weight.grad)
 
 
+@pytest.mark.parametrize("clamping", [0.2, 1.0])
+def test_a_spring_is_at_rest_at_once_where_the_output_follows_every_force_alike(build, batch, clamping):
+    """A linear layer under read-outs of equal norm and at right angles: the force's first step is all of its way."""
+    network = build(Backprop(), SIZES[1], "identity")
+    with torch.no_grad():
+        network.layers[-1].weight.copy_(2 * torch.linalg.qr(network.layers[-1].weight.mT).Q.mT)
+    x, output_error = batch(network)
+    # The change that follows a sweep's force is seen in the next one.
+    early, late, free = (
+        updates_of(with_rule(network, EquilibriumPropagation("one_sided", **settings)), x, output_error)
+        for settings in (
+            {"clamping": clamping, "steps": 2, "tolerance": 0},
+            {"clamping": clamping, "steps": 50, "tolerance": 0},
+            {},
+        )
+    )
+    assert relative_error(early, late) < 1e-9
+    assert relative_error(early, free) > 0.1
+
+
 def test_learnt_feedback_comes_to_agree_with_the_forward_weights(build):
     network = build(EquilibriumPropagation(feedback="learnt"), (5, 20, 15, 3))
     assert min(feedback_angles(network)) > 60
