@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,14 @@ class Rule(nn.Module):
         super().__init__()
         self.generators: list[torch.Generator] = []
         self._members: tuple[int, ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # The __setstate__ of torch's generators, by which copy would copy them, leaves them referred to for ever.
+        memo.update({id(each): each.clone_state() for each in self.generators})
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
 
     @classmethod
     def preset_settings(cls, word: object) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What every rule owes its users, whatever its theory: a new rule is held to it by its file alone."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -26,6 +27,18 @@ def updates_of(network, x, output_error):
     network(x).backward(output_error)
     parameters = [parameter for layer in network.layers for parameter in layer.parameters()]
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
+
+@pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
+def test_a_copy_draws_the_same_and_is_freed_with_its_last_reference(build, name, settings):
+    network = build(make_rule(name, **settings))
+    twin = copy.deepcopy(network)
+    assert type(twin.rule) is type(network.rule)
+    for own, copied in zip(network.rule.generators, twin.rule.generators, strict=True):
+        assert sys.getrefcount(copied) == sys.getrefcount(own)
+        assert torch.rand(3, generator=copied).equal(torch.rand(3, generator=own))
+        torch.rand(1, generator=copied)
+        assert not torch.rand(3, generator=copied).equal(torch.rand(3, generator=own))
 
 
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
