@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
@@ -148,7 +148,7 @@ def compose(*overrides: str) -> DictConfig:
     Raises:
         UserError: as ``compose_jobs``.
     """
-    args = Namespace(overrides=shorthand(overrides), config_dir=None, config_name=None, multirun=False)
+    args = Namespace(overrides=shorthand(overrides), config_dir=None, config_name=None, multirun=False, help=False)
     (job,) = compose_jobs(args)
     return job.config
 
@@ -197,8 +197,9 @@ def compose_jobs(args: Namespace) -> list[Job]:
         with _in_one_line(args.overrides):
             hydra = Hydra.create_main_hydra2(CONFIG, search_path)
             composer = _Composer(hydra, args.config_name or CONFIG, args.multirun)
-            # For the help, in which Hydra would list every folder.
-            OmegaConf.register_new_resolver("choices", composer.choices, replace=True)
+            # For the help, in which Hydra would list every folder. A plain text, since launchers pickle all resolvers.
+            listed = composer.choices() if args.help else ""
+            OmegaConf.register_new_resolver("choices", partial(str, listed), replace=True)
             args.overrides = composer.opened(args.overrides)
             return composer.jobs(args.overrides)
     finally:

@@ -11,10 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
+from hydra.core.singleton import Singleton
 
 from bio_rl.cli import main
+from bio_rl.cli.configs import compose_jobs
+from bio_rl.cli.train import parse
 
 SWEEP = (
     "train",
@@ -75,6 +79,12 @@ def test_what_failed_is_repeated_on_request(capsys: pytest.CaptureFixture[str]) 
     assert f"failed: {first.parent}" in err
     assert main([*sweep, "retry=true"]) == 0
     assert json.loads(first.read_text())["status"] == "done"
+
+
+def test_what_a_launcher_hands_to_its_workers_can_be_pickled() -> None:
+    assert compose_jobs(parse(["seed=1"]))
+    state = cloudpickle.loads(cloudpickle.dumps(Singleton.get_state()))
+    assert {"folder_suffix", "choices"} <= set(state["omegaconf_resolvers"])
 
 
 @pytest.mark.slow
