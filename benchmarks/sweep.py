@@ -40,6 +40,8 @@ SETTINGS = (
 )
 ALONE = "none"
 """The name of the sides without a launcher."""
+FREE = 0.9
+"""The share of N times one's rate that N processes come to where each has a core for itself."""
 
 
 class Launcher(NamedTuple):
@@ -177,6 +179,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for side in pair if number % 2 == 0 else reversed(pair):
                 side.turns.append(side.take_turn())
     Console(width=110).print(report(pairs, options))
+    if pairs[0].ratio < FREE * options.workers:
+        print(
+            f"{options.workers} processes without a launcher came to {pairs[0].ratio:.2f} times the rate of one:"
+            " the machine was busy, or has fewer cores; no launcher could do better"
+        )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

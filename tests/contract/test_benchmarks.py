@@ -267,6 +267,7 @@ def test_every_launcher_is_compared_with_itself_and_with_none(capsys, monkeypatc
     sweep.main([*SWEEP, "--workers", "8", "--launchers", "ray", "joblib"])
     out = capsys.readouterr().out
     assert 'ray is not installed and left out: pip install "bio-rl[ray]" brings it' in out
+    assert "8 processes without a launcher came to 6.00 times the rate of one" in out
     assert re.search(r"none\W+100\W+600\W+6.00\W+1.33 to 6.00\W+1.00\W+1.0 s\W+8.0 s", out)
     assert re.search(r"joblib\W+100\W+450\W+4.50\W+1.00 to 4.50\W+0.75\W+1.0 s\W+8.0 s", out)
 
