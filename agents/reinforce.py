@@ -182,7 +182,8 @@ class REINFORCE(RuleAgent):
         loss = policy_loss + self.ent_coef * entropy_loss
         scalars = {"policy_loss": policy_loss, "entropy_loss": entropy_loss}
         if self.baseline:
-            scalars["value_loss"] = F.mse_loss(values, returns)
+            # torch 2.6 has no gradient between two precisions.
+            scalars["value_loss"] = F.mse_loss(values, returns.to(values.dtype))
             loss = loss + self.vf_coef * scalars["value_loss"]
         return values, scalars | {"loss": loss}
 
