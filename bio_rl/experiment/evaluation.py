@@ -288,7 +288,8 @@ class EvaluationsFile:
     def __init__(self, folder: Path, seed: int):
         self.path = folder / "evaluations.csv"
         self.seed = seed
-        self._write("w", [self.HEADER])
+        if not self.path.exists():  # a run that goes on has one
+            self._write("w", [self.HEADER])
 
     def append(self, timesteps: int, evaluation: Evaluation) -> None:
         episodes = zip(evaluation.returns.tolist(), evaluation.lengths.tolist(), strict=True)

@@ -44,7 +44,8 @@ class ProgressFile(KVWriter):
     def __init__(self, path: Path):
         self.path = path
         self.columns = [TIMESTEPS]
-        self._rewrite([])
+        if not path.exists():  # a run that goes on has one
+            self._rewrite([])
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         row = filter_excluded_keys(key_values, key_excluded, "csv")

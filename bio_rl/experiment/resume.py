@@ -1,12 +1,12 @@
 """A run that was cut off goes on: its whole state, saved on the way."""
 
+import csv
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from omegaconf import DictConfig
 
 from bio_rl.experiment.environments import how_to_restore
@@ -20,7 +20,7 @@ KEPT = 2
 SHARE = 0.01
 """Of the time, that saving takes at most."""
 TABLES = ("evaluations.csv", "progress.csv", "diagnostics.csv")
-"""What a run's callbacks and loggers add rows to; its state holds them as they were."""
+"""What a run's callbacks and loggers add rows to; its state knows how far they had come."""
 
 
 class States:
@@ -177,22 +177,45 @@ class PeriodicSaving:
             self.has_complained = True
 
 
-def tables(folder: Path) -> dict[str, Any]:
-    """The run's tables as they are now, as arrays of bytes."""
-    there = [name for name in TABLES if (folder / name).is_file()]
-    return {name: np.frombuffer((folder / name).read_bytes(), np.uint8) for name in there}
+def tables(folder: Path) -> dict[str, dict[str, Any]]:
+    """How far the run's tables have come: the line of their columns, and their bytes."""
+    reached = {}
+    for file in (folder / name for name in TABLES):
+        if file.is_file():
+            with file.open(newline="", encoding="utf-8") as table:
+                reached[file.name] = {"columns": table.readline(), "bytes": _on_disk(file)}
+    return reached
 
 
-def put_tables(folder: Path, kept: Mapping[str, Any]) -> None:
-    """Bring the run's tables back to what they were."""
-    for name in TABLES:
-        if name in kept:
-            (folder / name).write_bytes(kept[name].tobytes())
+def cut_tables(folder: Path, reached: Mapping[str, Mapping[str, Any]]) -> None:
+    """Bring the run's tables back to where they were: without later rows, and without columns that came later."""
+    for file in (folder / name for name in reached):
+        columns, size = reached[file.name]["columns"], reached[file.name]["bytes"]
+        if not file.is_file() or _cut_table(file, columns, size) != size:
+            complain(f"{file} has lost rows that it had when the state was saved")
+
+
+def _cut_table(file: Path, columns: str, size: int) -> int:
+    """The bytes that it has then."""
+    draft = file.with_name(f".{file.name}")
+    with (
+        file.open(newline="", encoding="utf-8", errors="replace") as table,
+        draft.open("w", newline="", encoding="utf-8") as cut,
+    ):
+        cut.write(columns)
+        names = next(csv.reader([columns]), [])
+        writer = csv.DictWriter(cut, names, extrasaction="ignore", lineterminator="\n")
+        rows = csv.DictReader(table)
+        while cut.tell() < size and (row := next(rows, None)) is not None:
+            writer.writerow(row)
+        reached = cut.tell()
+    draft.replace(file)
+    return reached
 
 
 def event_files(folder: Path) -> dict[str, int]:
     """The bytes in each of TensorBoard's files; its writers have been flushed."""
-    return {file.name: file.stat().st_size for file in _event_files(folder)}
+    return {file.name: _on_disk(file) for file in _event_files(folder)}
 
 
 def cut_event_files(folder: Path, sizes: Mapping[str, int]) -> None:
@@ -206,6 +229,13 @@ def cut_event_files(folder: Path, sizes: Mapping[str, int]) -> None:
 
 def _event_files(folder: Path) -> Iterator[Path]:
     return (folder / "tensorboard").glob("events.out.tfevents.*")
+
+
+def _on_disk(file: Path) -> int:
+    """The bytes of a file, which neither a kill nor a loss of power takes away from now on."""
+    with file.open("rb+") as content:
+        os.fsync(content.fileno())
+        return os.fstat(content.fileno()).st_size
 
 
 def _bring_to_disk(folder: Path) -> None:

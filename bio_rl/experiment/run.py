@@ -48,8 +48,8 @@ from bio_rl.experiment.resume import (
     PeriodicSaving,
     States,
     cut_event_files,
+    cut_tables,
     event_files,
-    put_tables,
     states_to_go_on_from,
     tables,
 )
@@ -232,6 +232,7 @@ class Run:
         self._from = state
         if state is not None:
             cut_event_files(self.folder.path, state["event_files"])
+            cut_tables(self.folder.path, state["tables"])
         self.folder.begin(self.result | self.provenance, self.config, launch, clear=state is None)
 
     @property
@@ -317,14 +318,13 @@ class Run:
         return {
             "agent": get_method(AGENT_STATE)(self.agent),
             "looking": take(self._followed(), self._not_followed(), unnamed=IN_CALLBACKS),
-            "tables": take(tables(self.folder.path)),
+            "tables": tables(self.folder.path),
             "event_files": event_files(self.folder.path),
             "seconds": self._seconds(),
         }
 
     def _go_on(self, state: Tree) -> None:
         """Bring the agent and what looks at it to where they were."""
-        put_tables(self.folder.path, put(None, state["tables"]))
         replay = how_to_restore(self.config.env)
         get_method(PUT_AGENT_STATE)(self.agent, state["agent"], replay)
         put(self._followed(), state["looking"])

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from bio_rl.experiment import resume
 from bio_rl.experiment.interruption import Interruption
-from bio_rl.experiment.resume import PeriodicSaving, States
+from bio_rl.experiment.logger import ProgressFile
+from bio_rl.experiment.resume import PeriodicSaving, States, cut_tables, tables
 
 
 def test_a_state_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +102,43 @@ def test_an_episode_that_cannot_be_restored_is_told_once_and_before_it_is_saved(
     run.learn(200)
     assert "Task-v0 cannot be brought back to the midst of an episode" in told.pop(0)
     assert told == ["saved"] * 3
+
+
+def test_a_table_is_cut_to_where_it_was_without_the_columns_that_came_later(tmp_path: Path) -> None:
+    progress = ProgressFile(tmp_path / "progress.csv")
+    for step in range(3):
+        progress.write({"loss": 0.1 * step, "note": 'a "b",\nc'}, {"loss": (), "note": ()}, step)
+    before = progress.path.read_bytes()
+    reached = tables(tmp_path)
+    progress.write({"loss": 1.0, "angle": 2.0}, {"loss": (), "angle": ()}, 3)
+    progress.write({"loss": 1.0}, {"loss": ()}, 4)
+    assert b"angle" in progress.path.read_bytes()
+    for _ in range(2):  # the second time nothing is left to do
+        cut_tables(tmp_path, reached)
+        assert progress.path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["progress.csv"]
+
+
+@pytest.mark.parametrize("left", [None, b"", b"time/total_timesteps,loss\n0,0.0\n", b"\xff\x00\n\n,,,,"])
+def test_a_table_that_lost_rows_is_named_and_the_run_goes_on(
+    tmp_path: Path, left: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = ProgressFile(tmp_path / "progress.csv")
+    for step in range(3):
+        progress.write({"loss": 0.1 * step}, {"loss": ()}, step)
+    reached = tables(tmp_path)
+    progress.path.unlink()
+    if left is not None:
+        progress.path.write_bytes(left)
+    cut_tables(tmp_path, reached)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("progress.csv has lost rows that it had when the state was saved")
+
+
+def test_what_is_saved_of_a_table_does_not_grow_with_it(tmp_path: Path) -> None:
+    progress = ProgressFile(tmp_path / "progress.csv")
+    sizes = []
+    for step in range(200):
+        progress.write({"loss": 0.1 * step}, {"loss": ()}, step)
+        sizes.append(len(repr(tables(tmp_path))))
+    assert max(sizes) - min(sizes) <= 2  # digits of a number
