@@ -21,7 +21,7 @@ def requirements() -> Iterator[Requirement]:
     while lines:
         requirement = Requirement(lines.pop())
         if requirement.name == project["name"]:
-            lines += [line for extra in requirement.extras for line in project["optional-dependencies"][extra]]
+            lines += [line for extra in sorted(requirement.extras) for line in project["optional-dependencies"][extra]]
         else:
             yield requirement
 
