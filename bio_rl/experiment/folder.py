@@ -24,24 +24,29 @@ KEPT = (results.FILE, LOCK, *HYDRAS)
 """Not removed before a new run: the first is replaced whole, the second is held, the others are of this run."""
 UNFINISHED = (LOCK, results.DRAFT)
 """What a run leaves that was killed before it had said anything."""
+TABLES = ("evaluations.csv", "progress.csv", "diagnostics.csv")
+"""What a run's callbacks and loggers add rows to."""
 MODEL = ("policy.yaml", "policy.safetensors", "vec_normalize.yaml", "vec_normalize.safetensors")
+DRAFTS = (
+    results.DRAFT,
+    *(f".{name}" for name in TABLES),
+    *(f"checkpoints/.*/{name}" for name in MODEL),
+    f"{STATES}/.*{STATE}",
+)
+"""What is written aside before it takes its place, and is left there by a run that was killed meanwhile."""
 WRITTEN = (
     *KEPT,
-    results.DRAFT,
-    ".progress.csv",
+    *DRAFTS,
     CONFIG,
     ".hydra/hydra.yaml",
     ".hydra/overrides.yaml",
     "tensorboard/events.out.tfevents.*",
-    "progress.csv",
-    "evaluations.csv",
-    "diagnostics.csv",
+    *TABLES,
     "probes.safetensors",
     "interface.safetensors",
     *(f"{folder}/{file}" for folder in ("model", "checkpoints/*") for file in MODEL),
     "traceback.txt",
     f"{STATES}/*{STATE}",
-    f"{STATES}/.*{STATE}",
 )
 """All that a run may leave in its folder, ``*`` being any text. What else is there is somebody's, and so the folder."""
 PATIENCE = 1.0
@@ -176,11 +181,10 @@ class RunFolder:
             result: with the status ``running``.
             config: of the run, kept with every interpolation resolved.
             launch: Hydra's own files, by their names without suffix.
-            clear: whether what the earlier run left is removed; ``False`` where it goes on.
+            clear: whether what the earlier run left is removed; ``False`` where it goes on, and only its drafts are.
         """
         self.write_result(result)
-        if clear:
-            self._clear()
+        self._clear(WRITTEN if clear else DRAFTS)
         hydra = self.path / ".hydra"
         hydra.mkdir(exist_ok=True)
         OmegaConf.save(config, self.path / CONFIG, resolve=True)
@@ -190,11 +194,11 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         results.write_result(self.path, result)
 
-    def _clear(self) -> None:
+    def _clear(self, patterns: tuple[str, ...]) -> None:
         for folder, _, names in os.walk(self.path, topdown=False):
             for file in (Path(folder, name) for name in names):
                 name = file.relative_to(self.path).as_posix()
-                if name not in KEPT and _matches(name, WRITTEN):
+                if name not in KEPT and _matches(name, patterns):
                     file.unlink()
             with suppress(OSError):  # it is not empty
                 os.rmdir(folder)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig
 
 from bio_rl.experiment.environments import how_to_restore
-from bio_rl.experiment.folder import FINAL, STATE, STATES, RunFolder
+from bio_rl.experiment.folder import FINAL, STATE, STATES, TABLES, RunFolder
 from bio_rl.experiment.interruption import Interruption
 from bio_rl.experiment.output import complain
 from bio_rl.snapshot import Damaged, Tree, read, write
@@ -19,8 +19,6 @@ KEPT = 2
 """States of a run that is not finished; should the last one be damaged, there is the one before."""
 SHARE = 0.01
 """Of the time, that saving takes at most."""
-TABLES = ("evaluations.csv", "progress.csv", "diagnostics.csv")
-"""What a run's callbacks and loggers add rows to; its state knows how far they had come."""
 
 
 class States:

@@ -58,6 +58,24 @@ def begin_and_die(arguments: Sequence[str], after: int) -> None:
     main(["train", *arguments])
 
 
+def die_before_a_rename(arguments: Sequence[str], count: int) -> None:
+    """Whatever is written aside is there then, and not yet in its place."""
+    left = count
+
+    def or_die(rename: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(*given)
+
+        return counted
+
+    Path.replace, Path.rename = or_die(Path.replace), or_die(Path.rename)  # type: ignore[method-assign]
+    main(["train", *arguments])
+
+
 def killed(arguments: Sequence[str], after: int) -> None:
     """Begin the run in a process that is killed once it has saved its state so often."""
     # A process that was forked cannot start those of environments.
@@ -165,6 +183,23 @@ def test_what_cannot_go_on_in_an_episode_says_so_first(capsys: pytest.CaptureFix
 
 def test_a_run_killed_again_and_again_goes_on() -> None:
     check([*SETTINGS, *PPO], kills=(2, 1, 3))
+
+
+def test_a_run_killed_while_anything_is_written_aside_goes_on_and_leaves_no_draft() -> None:
+    arguments = [*SETTINGS, *PPO]
+    assert main(["train", *arguments, "hydra.run.dir=whole"]) == 0
+    for count in range(1, 13):
+        process = multiprocessing.get_context("fork").Process(  # type: ignore[attr-defined]
+            target=die_before_a_rename, args=([*arguments, "hydra.run.dir=cut"], count)
+        )
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+    assert main(["train", *arguments, "hydra.run.dir=cut"]) == 0
+    assert outcome(Path("cut")) == outcome(Path("whole"))
+    assert left_behind(Path("cut")) == left_behind(Path("whole"))
+    hidden = {file.relative_to("cut").as_posix() for file in Path("cut").rglob(".*")}
+    assert hidden == {".lock", ".hydra"}
 
 
 def test_a_longer_run_goes_on_from_a_finished_one() -> None:
