@@ -20,8 +20,8 @@ ANGLES = (("feedback_angle",), ("actor_angle_start", "actor_angle"), ("critic_an
 
 
 @cache
-def contenders(task: str) -> dict[str, Contender]:
-    tasks = compare(read([ROOT / "results" / "runs.csv"])).tasks
+def contenders(task: str, rows: str) -> dict[str, Contender]:
+    tasks = compare(read([ROOT / "results" / rows])).tasks
     return {each.name: each for one in tasks if one.name == task for each in one.contenders}
 
 
@@ -50,16 +50,19 @@ def angles(contender: Contender, columns: tuple[str, ...]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("page", "number", "task", "given"),
+    ("page", "number", "file", "task", "given"),
     [
-        ("README.md", 0, "cartpole, ppo", ""),
-        ("README.md", 1, "lunar_lander, ppo", "experiment=lunar_lander"),
-        ("results/README.md", 0, "cartpole, ppo", ""),
+        ("README.md", 0, "runs.csv", "cartpole, ppo", ""),
+        ("README.md", 1, "runs.csv", "lunar_lander, ppo", "experiment=lunar_lander"),
+        ("README.md", 2, "lunar_angles.csv", "lunar_lander, ppo", ""),
+        ("results/README.md", 0, "runs.csv", "cartpole, ppo", ""),
     ],
 )
-def test_a_published_table_is_what_compare_makes_of_the_rows(page: str, number: int, task: str, given: str) -> None:
+def test_a_published_table_is_what_compare_makes_of_the_rows(
+    page: str, number: int, file: str, task: str, given: str
+) -> None:
     header, *rows = list(tables(page))[number]
-    known = contenders(task)
+    known = contenders(task, file)
     assert len(rows) > 10
     for row in rows:
         cells = dict(zip(header, row, strict=False))
