@@ -15,6 +15,8 @@ from bio_rl.snapshot import Tree, put, take
 
 ANY_TIME = nullcontext()
 """What a step without a time limit is taken in."""
+REMEMBERED = 100
+"""Episodes of which the Monitor's lists tell; Stable-Baselines3's own grow for as long as a run lasts."""
 
 
 class TaskRewards(gymnasium.Wrapper):
@@ -90,6 +92,8 @@ class TaskMonitor(Monitor):
         if terminated or truncated:
             info["episode"] |= {"r": sum(self.task.rewards), "l": len(self.task.rewards)}
             self.episode_returns[-1], self.episode_lengths[-1] = info["episode"]["r"], info["episode"]["l"]
+            for past in (self.episode_returns, self.episode_lengths, self.episode_times):
+                del past[:-REMEMBERED]
         return observation, reward, bool(terminated), bool(truncated), info
 
     def _check(self, observation: Any, info: Any) -> None:

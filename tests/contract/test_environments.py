@@ -17,6 +17,7 @@ from bio_rl.cli import main
 from bio_rl.cli.configs import config_folder
 from bio_rl.cli.play import pictures
 from bio_rl.experiment.environments import evaluation_envs, make_env, training_envs
+from bio_rl.experiment.monitor import REMEMBERED
 
 WRAPPERS = "gymnasium.wrappers."
 
@@ -60,6 +61,18 @@ def test_returns_and_lengths_are_the_tasks_own(wrapper: Any, points: float, leng
         told = episode(env)
         assert (told["r"], told["l"]) == (points, length)
     assert (env.get_episode_rewards(), env.get_episode_lengths()) == ([points] * 2, [length] * 2)
+
+
+def test_an_environment_and_its_saved_state_stay_the_same_size() -> None:
+    env = make_env(config("Counts"))
+    sizes = []
+    for _ in range(2):
+        for _ in range(REMEMBERED):
+            episode(env)
+        sizes.append(len(json.dumps(env.snapshot()["state"], default=repr)))
+    assert len(env.get_episode_rewards()) == len(env.get_episode_times()) == REMEMBERED
+    assert abs(sizes[1] - sizes[0]) < REMEMBERED  # the digits of times and counts
+
 
 
 def test_a_run_reports_the_tasks_own_returns_in_training_and_evaluation(train: Any) -> None:
