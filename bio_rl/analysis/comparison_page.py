@@ -36,7 +36,8 @@ MOST_LINES = 8
 """Of pairs that are not settled, beside a table of scores."""
 SCORES = ("rule", "IQM", "95 % interval", "worst", "runs", "> backprop", "> readout", "credit", "above", "below")
 ENDS = ("rule", "IQM", "95 % interval", "worst", "runs", "above", "below")
-HELD = ("rule", "> backprop", "> readout", "credit")
+HELD = ("rule", "> backprop", "> readout")
+CREDIT = ("rule", "credit")
 WIDE = 130
 """Columns of a terminal that has room for all of ``SCORES``."""
 NOTES = (
@@ -48,7 +49,7 @@ NOTES = (
 
 
 def summary(comparison: Comparison, width: int) -> Report:
-    """What a terminal shows of so many columns: a narrow one has the table of scores in two."""
+    """What a terminal shows of so many columns: a narrow one has the table of scores in three."""
     last = comparison.tasks[-1]
     sections = [scores(task, "--html and --csv have all", NOTES if task is last else ()) for task in comparison.tasks]
     if width < WIDE:
@@ -60,14 +61,14 @@ def summary(comparison: Comparison, width: int) -> Report:
 
 
 def _parts(table: Table) -> Iterator[Table]:
-    """A table of scores as two, and any other as it is."""
+    """A table of scores as three, and any other as it is."""
     if table.header != SCORES:
         yield table
         return
-    for names in (ENDS, HELD):
+    for names in (ENDS, HELD, CREDIT):
         places = [SCORES.index(name) for name in names]
         yield Table(
-            names, [[row[place] for place in places] for row in table.rows], table.notes if names is HELD else ()
+            names, [[row[place] for place in places] for row in table.rows], table.notes if names is CREDIT else ()
         )
 
 

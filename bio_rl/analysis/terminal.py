@@ -1,6 +1,7 @@
 """A report in a terminal: charts of Braille dots, tables, and words."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -17,6 +18,8 @@ NARROWEST, WIDEST = 36, 64
 COLOURS = ("#3a8fd0", "#d9772b", "#1f9e78", "#c06aa8", "#8a8a8a", "#b08f1f")
 """As on the page, halfway between its colours on white and on black."""
 LONGEST_NAME = 12
+LONGEST_WORD = 26
+"""Characters of a row's name that no narrow terminal breaks: every rule's name is shorter."""
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 """The bit of each of a Braille character's dots, by row and column."""
 
@@ -57,7 +60,9 @@ def _show_section(section: Section, console: Console) -> None:
 def _show_table(table: Table, console: Console) -> None:
     grid = Grid(box=None, header_style="bold", pad_edge=False)
     for number, name in enumerate(table.header):
-        grid.add_column(Text(name), justify="right" if table.is_numeric(number) else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if table.is_numeric(number) else "left"
+        longest = 0 if number else max((len(word) for row in table.rows for word in row[0].split()), default=0)
+        grid.add_column(Text(name), justify=justify, overflow="fold", min_width=min(longest, LONGEST_WORD))
     for row in table.rows:
         grid.add_row(*map(Text, row))
     console.print(grid)

@@ -22,6 +22,7 @@ from bio_rl.analysis.models import shipped_rule
 from bio_rl.analysis.process import likeness
 from bio_rl.analysis.records import read
 from bio_rl.cli import main
+from bio_rl.rules import rule_names
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,20 @@ def test_a_terminal_of_any_width_shows_every_column(
     assert max(map(len, out.splitlines())) <= width
     assert all(re.search(rf"\b{name}\b", out) for name in ("IQM", "worst", "runs", "credit", "above", "below"))
     assert "\nbackprop " in out
+
+
+def test_a_terminal_of_eighty_columns_breaks_no_name(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_rules()
+    longest = max(rule_names(), key=len)
+    runs_of(longest, [12.0, 106.0, 40.0, -80.0, 90.0, 55.0])
+    monkeypatch.setenv("COLUMNS", "80")
+    out = shown(capsys)
+    assert len(re.findall(rf"^{longest} ", out, re.MULTILINE)) >= 3, (
+        "a table of scores, of what is held against controls, and of credit"
+    )
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_the_same_seed_gives_the_same_numbers(capsys: pytest.CaptureFixture) -> None:

@@ -74,7 +74,6 @@ def test_an_environment_and_its_saved_state_stay_the_same_size() -> None:
     assert abs(sizes[1] - sizes[0]) < REMEMBERED  # the digits of times and counts
 
 
-
 def test_a_run_reports_the_tasks_own_returns_in_training_and_evaluation(train: Any) -> None:
     clip = "env.wrapper={_target_:gymnasium.wrappers.ClipReward,max_reward:1}"
     assert train("env=gymnasium", "env.id=odd_tasks:Counts-v0", clip, "logging=csv", "env.timesteps=128") == 0
