@@ -73,7 +73,7 @@ def check_environment(env: Mapping[str, Any], trusted: Collection[str] = ()) -> 
             raise Untrusted(f"env names code of {module!r}, which is none of {', '.join(KNOWN)}; {_remedy(module)}")
     for name in ("kwargs", "evaluation_kwargs"):
         check_names(env.get(name))
-    for target in _targets(env.get("wrapper")):
+    for target in targets(env.get("wrapper")):
         module, _, name = str(target).rpartition(".")
         if module in KNOWN and (name in WRITERS or not isinstance(getattr(import_module(module), name, None), type)):
             raise Untrusted(f"env.wrapper names {target!r}, which is no wrapper that only looks")
@@ -81,7 +81,7 @@ def check_environment(env: Mapping[str, Any], trusted: Collection[str] = ()) -> 
 
 def code_of_ones_own(config: Mapping[str, Any]) -> list[str]:
     """The modules that a run's config names, beyond ours and the known ones, as ``play --trust`` takes them."""
-    rules = (target.rpartition(".")[0] for name in ("rule", "critic_rule") for target in _targets(config.get(name)))
+    rules = (target.rpartition(".")[0] for name in ("rule", "critic_rule") for target in targets(config.get(name)))
     return sorted({*_foreign(config["env"]), *(module for module in rules if not is_within(module, ("bio_rl",)))})
 
 
@@ -90,7 +90,7 @@ def _foreign(env: Mapping[str, Any]) -> Iterator[str]:
     module, colon, _ = str(env.get("id")).partition(":")
     if colon and not is_within(module, ("bio_rl.tasks",)):
         yield module
-    for target in _targets(env.get("wrapper")):
+    for target in targets(env.get("wrapper")):
         module = str(target).rpartition(".")[0]
         if module not in KNOWN:
             yield module
@@ -100,12 +100,12 @@ def _remedy(module: str) -> str:
     return f"if you trust it, say so: bio-rl play --trust {module}"
 
 
-def _targets(wrapper: Any) -> Iterator[Any]:
-    """Whatever a config of wrappers would call, at any depth."""
+def targets(wrapper: Any) -> Iterator[Any]:
+    """Whatever a config of wrappers, or of anything that Hydra makes, would call, at any depth."""
     if isinstance(wrapper, str):
         yield wrapper
     for each in wrapper if isinstance(wrapper, list) else []:
-        yield from _targets(each)
+        yield from targets(each)
     if isinstance(wrapper, Mapping):
         if "_target_" in wrapper:
             yield wrapper["_target_"]
@@ -115,9 +115,9 @@ def _targets(wrapper: Any) -> Iterator[Any]:
 
 
 def _inner_targets(value: Any) -> Iterator[Any]:
-    """As ``_targets``, where a text is an argument and no class."""
+    """As ``targets``, where a text is an argument and no class."""
     if isinstance(value, Mapping):
-        yield from _targets(value)
+        yield from targets(value)
     for each in value if isinstance(value, list) else []:
         yield from _inner_targets(each)
 

@@ -19,7 +19,7 @@ from bio_rl.cli.cost import MEANINGS
 from bio_rl.cli.errors import UserError
 from bio_rl.cli.rules import class_of, own_rules
 from bio_rl.diagnostics.cost import BATCH, cost
-from bio_rl.experiment.provenance import source_hashes
+from bio_rl.experiment.provenance import SOURCES_OF_RUN, rule_hashes
 
 
 def inspect(folder: Path, html: Path | None = None, config_dir: Path | None = None) -> int:
@@ -123,7 +123,7 @@ def _figures(count: Any) -> str:
 
 
 def _changed(run: Run, rules: Mapping[str, Callable[[], Rule]]) -> str:
-    recorded, today = run.result.get("rule_source_sha256"), source_hashes(make() for make in rules.values())
+    recorded, today = run.result.get(SOURCES_OF_RUN), rule_hashes(make() for make in rules.values())
     if not isinstance(recorded, Mapping) or today.items() <= recorded.items():
         return ""
     return " The rule's source has changed since the run: what is measured is today's."

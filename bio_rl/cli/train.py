@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 from argparse import ArgumentError, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing import active_children
@@ -28,10 +28,10 @@ from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, plain, 
 from bio_rl.cli.errors import UserError, first_line, nearest
 from bio_rl.cli.schema import check_arguments
 from bio_rl.cli.watch import SweepWatch
-from bio_rl.experiment.folder import FolderError, RunFolder
+from bio_rl.experiment.folder import FINAL, FolderError, RunFolder
 from bio_rl.experiment.interruption import Interrupted, Interruption
 from bio_rl.experiment.output import as_return, complain, plain_warnings, say
-from bio_rl.experiment.provenance import changed_code
+from bio_rl.experiment.provenance import changed_code, versions
 from bio_rl.trust import code_of_ones_own
 
 FINISHED = ("done", "diverged", "interrupted")
@@ -40,6 +40,7 @@ NOT_BUILT = ("seed", "study", "overwrite", "retry", "resume")
 """Settings by which runs may differ whose environment, rule and agent are built alike."""
 FULL_ERROR = "HYDRA_FULL_ERROR"
 WORST = float("-inf")
+ANEW = "overwrite=true replaces it"
 APP_NAME = "app_name: bio-rl train"
 """What Hydra's description of a sweep of ours holds."""
 PATIENCE = 60.0
@@ -76,16 +77,17 @@ def train(arguments: Sequence[str]) -> int:
         )
     check_builds([job for job, several in zip(jobs, left, strict=True) if several])
     Interruption.received = None
+    still = [run.folder for several in left for run in several]
+    before = {folder: RunFolder(folder).read_result() for folder in still}
     try:
-        still = [run.folder for several in left for run in several]
         with Interruption(first=partial(_end_workers, runs)), SweepWatch(still):
             is_through = _hand_over([*args.flags, *args.overrides])
     except KeyboardInterrupt:
         if len(runs) > 1:
-            _summary(runs)
+            _summary(runs, before)
             complain(f"the same command goes on with what is left: bio-rl train {join(arguments)}")
         raise
-    return _summary(runs) or (0 if is_through else 1)
+    return _summary(runs, before) or (0 if is_through else 1)
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
@@ -181,7 +183,11 @@ def stays(folder: RunFolder, run: Job) -> bool:
         FolderError: there is another finished run, and it may not be overwritten.
     """
     result = folder.read_result()
-    if result is None or run.config.overwrite or folder.goes_on(run.config):
+    if result is None or run.config.overwrite:
+        return False
+    if (way := folder.goes_on(run.config)) is not None:
+        if way == FINAL and (changed := changed_code(result, run.config, versions())):
+            raise FolderError(f"{folder.path} holds a finished run of {changed}, which cannot go on; {ANEW}")
         return False
     several = run.is_one_of_several
     if result["status"] == "failed":
@@ -189,12 +195,12 @@ def stays(folder: RunFolder, run: Job) -> bool:
     if result["status"] not in FINISHED or (several and result["status"] == "interrupted"):
         return False
     if several and folder.is_run_of(run.config):
-        if changed := changed_code(result, code_of_ones_own(plain(run.config))):
-            raise FolderError(f"{folder.path} holds this run, of {changed}; overwrite=true replaces it")
+        if changed := changed_code(result, run.config):
+            raise FolderError(f"{folder.path} holds this run, of {changed}; {ANEW}")
         return True
     other = " of other settings" if several else ""
     ended = "finished" if result["status"] == "done" else result["status"]
-    raise FolderError(f"{folder.path} holds a run{other} that is {ended}; overwrite=true replaces it")
+    raise FolderError(f"{folder.path} holds a run{other} that is {ended}; {ANEW}")
 
 
 def check_builds(jobs: Sequence[Job]) -> None:
@@ -364,9 +370,14 @@ def _report(result: dict[str, Any], job: Job, shown: Path) -> None:
         complain(f"{result['status']} in {shown}{why}")
 
 
-def _summary(jobs: Sequence[Job]) -> int:
-    """The exit code; after a sweep, its returns, and which of its runs are not done."""
-    results = {job.folder: _ended(RunFolder(job.folder)) for job in jobs}
+def _summary(jobs: Sequence[Job], before: Mapping[Path, dict[str, Any] | None]) -> int:
+    """The exit code; after a sweep, its returns, and which of its runs are not done.
+
+    Args:
+        jobs: all.
+        before: the results that were in the folders of those that were left.
+    """
+    results = {job.folder: _ended(RunFolder(job.folder), before.get(job.folder)) for job in jobs}
     unfinished = {folder: result["status"] for folder, result in results.items() if result["status"] != "done"}
     if len(jobs) > 1:
         _print_returns({folder: result for folder, result in results.items() if folder not in unfinished})
@@ -379,14 +390,14 @@ def _summary(jobs: Sequence[Job]) -> int:
     return 1 if unfinished else 0
 
 
-def _ended(folder: RunFolder) -> dict[str, Any]:
+def _ended(folder: RunFolder, before: dict[str, Any] | None) -> dict[str, Any]:
     """The result of a run that this command was to make, corrected where its process was killed."""
     result = folder.read_result()
-    if result is None:
+    if result is not None and result["status"] == "running" and (owner := folder.owner()) is not None:
+        return {"status": f"in use by {owner}"}
+    if result is None or result == before:
         return {"status": "not started"}
     if result["status"] == "running":
-        if (owner := folder.owner()) is not None:
-            return {"status": f"in use by {owner}"}
         with folder:
             result |= {"status": "failed", "error": "the process was killed", "resumable": True}
             folder.write_result(result)

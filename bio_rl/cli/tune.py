@@ -191,12 +191,13 @@ def _choices(job: Job) -> dict[str, Any]:
 
 def _made_of(job: Job, space: Mapping[str, Any]) -> dict[str, Any]:
     """All that a study's trials depend on."""
-    from bio_rl.experiment.provenance import versions
+    from bio_rl.experiment.provenance import SOURCES_OF_RUN, source_hashes, versions
 
     config = plain(job.config)
     del config["overwrite"]
     return {
         "config": config,
+        SOURCES_OF_RUN: source_hashes(job.config),
         SEARCH: {key: str(each) for key, each in space.items()},
         "versions": versions() | {"optuna": version("optuna")},
     }

@@ -165,11 +165,6 @@ class RunFolder:
         shorter.env.timesteps = timesteps
         return FINAL if self.is_run_of(shorter) else None
 
-    def changed(self, versions: Mapping[str, str]) -> str:
-        """Which versions the run in this folder had that are not these, in words; empty if none."""
-        had = (self.read_result() or {}).get("versions", {})
-        return ", ".join(f"{name} {had.get(name)}, not {now}" for name, now in versions.items() if had.get(name) != now)
-
     # -- writing -------------------------------------------------------------------------
 
     def begin(

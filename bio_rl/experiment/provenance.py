@@ -1,21 +1,35 @@
-"""What a run ran on: versions, the revision of the code, the files of its rules."""
+"""What a run ran on: versions, the revision of the code, the files that its code is in."""
 
+import json
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
 from hashlib import sha256
+from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch.nn import Module
+
 import bio_rl
 from bio_rl import Rule
+from bio_rl.trust import targets
 
 PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "hydra-core", "omegaconf")
 SOURCES = ("bio_rl", "agents", "conf")
 """What decides what a run computes, in a checkout."""
+OF_CODE = ("rule", "critic_rule", "agent", "callbacks", "env")
+"""The groups of a config that name classes, which may be the user's own."""
+SOURCES_OF_RUN = "source_sha256"
+"""The key of a result that holds ``source_hashes``."""
 
 
 def versions() -> dict[str, str]:
@@ -45,35 +59,66 @@ def _git(checkout: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def source_hashes(rules: Iterable[Rule]) -> dict[str, str]:
-    """The SHA-256 of each file that the rules' classes are written in, those of their parents too, by its module.
+def source_hashes(config: DictConfig) -> dict[str, str]:
+    """The SHA-256 of each file that a run of this config takes code from, by its module: an edit changes no version.
 
-    A rule's own settings are in the config; a rule of the user's is under no revision of ours.
+    They are those of the rules' classes, of their parents and of rules inside them, of the environment, its wrappers,
+    the agent and the callbacks. What cannot be imported or built has none here; building the run tells why.
     """
-    classes = {each for rule in rules for each in type(rule).__mro__ if issubclass(each, Rule)}
-    modules = {each.__module__: sys.modules[each.__module__] for each in classes if each.__module__ in sys.modules}
-    files = {name: Path(file) for name, module in modules.items() if (file := getattr(module, "__file__", None))}
-    return {name: _digest(file) for name, file in sorted(files.items()) if file.is_file()}
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return _digests(_modules(json.dumps({group: plain.get(group) for group in OF_CODE}, default=str)))
 
 
-def _digest(file: Path) -> str:
-    return sha256(file.read_bytes()).hexdigest()
+def rule_hashes(rules: Iterable[Module]) -> dict[str, str]:
+    """The same of rules alone."""
+    return _digests(_rule_modules(rules))
 
 
-def changed_code(result: Mapping[str, Any], modules: Collection[str]) -> str:
+@cache
+def _modules(groups: str) -> frozenset[str]:
+    """Cached, for a sweep's many runs differ in little else than their seeds."""
+    config = json.loads(groups)
+    found: set[str] = set()
+    for group in ("rule", "critic_rule"):
+        with suppress(Exception, SystemExit):
+            found |= _rule_modules([instantiate(config[group], _convert_="object")])
+    for target in chain(*(targets(each) for each in (config["agent"], config["callbacks"], config["env"]["wrapper"]))):
+        with suppress(Exception, SystemExit):
+            found.add(get_object(target).__module__)
+    with suppress(Exception, SystemExit):
+        module, _, name = config["env"]["id"].rpartition(":")
+        if module:
+            import_module(module)
+        entry_point: Any = gymnasium.spec(name).entry_point
+        found.add(entry_point.partition(":")[0] if isinstance(entry_point, str) else entry_point.__module__)
+    return frozenset(found)
+
+
+def _rule_modules(rules: Iterable[Module]) -> set[str]:
+    classes = {type(module) for rule in rules for module in rule.modules() if isinstance(module, Rule)}
+    return {parent.__module__ for each in classes for parent in each.__mro__ if issubclass(parent, Rule)}
+
+
+def _digests(modules: Iterable[str]) -> dict[str, str]:
+    """Of those that are in a file."""
+    found = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)}
+    files = {name: Path(file) for name, file in found.items() if file is not None}
+    return {name: sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
+
+
+def changed_code(result: Mapping[str, Any], config: DictConfig, packages: Iterable[str] = ("bio-rl",)) -> str:
     """How the code that a run ran on differs from today's, in words; empty if it does not.
 
     Args:
         result: of the run.
-        modules: those that may be looked up besides ours: the result alone may name any.
+        config: of a run of today's, with the same settings.
+        packages: whose versions count.
     """
-    then = result["versions"]["bio-rl"]
-    if then != bio_rl.__version__:
-        return f"bio-rl {then}, not {bio_rl.__version__}"
-    recorded: Mapping[str, str] = result.get("rule_source_sha256") or {}
-    for module, digest in recorded.items():
-        if module.startswith("bio_rl.") or module in modules:
-            spec = find_spec(module)
-            if spec is None or spec.origin is None or _digest(Path(spec.origin)) != digest:
-                return f"another {module} than today's"
-    return ""
+    had, has = result["versions"], versions()
+    changed = [f"{name} {had.get(name)}, not {has[name]}" for name in packages if had.get(name) != has[name]]
+    before: Any = result.get(SOURCES_OF_RUN)
+    today = source_hashes(config)
+    for module in before if isinstance(before, dict) else ():
+        if before[module] != today.get(module):
+            changed.append(f"another {module} than today's")
+    return ", ".join(changed)

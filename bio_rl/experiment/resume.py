@@ -13,6 +13,7 @@ from bio_rl.experiment.environments import how_to_restore
 from bio_rl.experiment.folder import FINAL, STATE, STATES, TABLES, RunFolder
 from bio_rl.experiment.interruption import Interruption
 from bio_rl.experiment.output import complain
+from bio_rl.experiment.provenance import changed_code
 from bio_rl.snapshot import Damaged, Tree, read, write
 
 KEPT = 2
@@ -106,7 +107,9 @@ def states_to_go_on_from(runs: Sequence[Saved]) -> list[Tree]:
     if len(ways) > 1 or runs[0].config.overwrite or (way := ways.pop()) is None:
         return anew
     folder = runs[0].folder.path
-    changed = next((text for each in runs if (text := each.folder.changed(each.provenance["versions"]))), None)
+    had = [(each.folder.read_result(), each) for each in runs]
+    changes = (changed_code(result, each.config, each.provenance["versions"]) for result, each in had if result)
+    changed = next(filter(None, changes), None)
     if way == FINAL:
         if changed is not None:
             raise OSError(f"the finished run was of {changed}, and cannot go on; overwrite=true begins anew")

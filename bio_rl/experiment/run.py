@@ -43,7 +43,7 @@ from bio_rl.experiment.isolation import isolated
 from bio_rl.experiment.logger import ProgressFile, log_config, log_final, make_logger, outputs
 from bio_rl.experiment.output import complain
 from bio_rl.experiment.progress import ProgressBar
-from bio_rl.experiment.provenance import git_revision, source_hashes, versions
+from bio_rl.experiment.provenance import SOURCES_OF_RUN, git_revision, source_hashes, versions
 from bio_rl.experiment.resume import (
     PeriodicSaving,
     States,
@@ -55,7 +55,7 @@ from bio_rl.experiment.resume import (
 )
 from bio_rl.experiment.settings import check_settings
 from bio_rl.network import Network
-from bio_rl.rule import Divergence, Rule, rule_settings
+from bio_rl.rule import Divergence, rule_settings
 from bio_rl.seeding import Stream, derive_seeds
 from bio_rl.snapshot import Tree, put, take
 
@@ -211,6 +211,7 @@ class Run:
             "timesteps_requested": config.env.timesteps,
             "evaluation_deterministic": config.evaluation.deterministic,
             **dict.fromkeys(MEASURED),
+            SOURCES_OF_RUN: source_hashes(config),
         }
         self.states = States(folder.path)
         self._from: Tree = None
@@ -288,7 +289,6 @@ class Run:
         self._closing.callback(envs.close)
         self.agent = build_agent(config, envs)
         self.added = make_callbacks(config.callbacks)
-        self.result["rule_source_sha256"] = source_hashes(_rules(self.agent))
         self.result["rule_settings"] = {
             name: rule_settings(network.rule) for name, network in _networks(self.agent).items()
         }
@@ -487,11 +487,6 @@ def _answers_finitely(agent: BaseAlgorithm) -> bool:
 
 def _networks(agent: BaseAlgorithm) -> dict[str, Network]:
     return agent.policy.networks  # type: ignore[return-value]
-
-
-def _rules(agent: BaseAlgorithm) -> list[Rule]:
-    """The networks' rules, and the rules inside them."""
-    return [module for network in _networks(agent).values() for module in network.modules() if isinstance(module, Rule)]
 
 
 def _costs(agent: BaseAlgorithm) -> dict[str, Any]:

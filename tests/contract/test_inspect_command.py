@@ -268,7 +268,7 @@ def test_a_rule_that_a_folder_names_is_run_only_if_it_is_ours_or_said_to_be_the_
 
 def test_a_rule_that_is_another_today_is_told(run: Path, capsys: pytest.CaptureFixture) -> None:
     result = json.loads((run / "result.json").read_text())
-    result["rule_source_sha256"]["bio_rl.rules.kolen_pollack"] = "0"
+    result["source_sha256"]["bio_rl.rules.kolen_pollack"] = "0"
     (run / "result.json").write_text(json.dumps(result))
     assert "The rule's source has changed since the run" in " ".join(printed(run, capsys).split())
 

@@ -212,6 +212,10 @@ def test_a_longer_run_goes_on_from_a_finished_one() -> None:
     assert outcome(Path("short")) == outcome(Path("long"))
     assert left_behind(Path("short")) == left_behind(Path("long"))
     assert main(["train", *shorter, "hydra.run.dir=short"]) == 2, "a shorter run is another one"
+    longest = [each.replace("timesteps=256", "timesteps=288") for each in longer]
+    Path("short", "resume", "final.safetensors").write_bytes(b"")
+    assert main(["train", *longest, "hydra.run.dir=short"]) == 1, "what the finished run had learnt is lost"
+    assert result(Path("short"))["timesteps"] == 256
 
 
 @pytest.mark.parametrize(

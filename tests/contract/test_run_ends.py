@@ -222,7 +222,7 @@ def test_a_number_that_is_not_finite_is_null_in_the_result(tmp_path: Path) -> No
 
 def test_the_files_of_the_rules_are_hashed(train: Train) -> None:
     assert train("rule=gated", "rule.rule=burst", "critic_rule=misbehaving", "evaluation.interval=0") == 0
-    hashes = result()["rule_source_sha256"]
+    hashes = result()["source_sha256"]
     assert hashes["misbehaving"] == sha256(Path(misbehaving.__file__).read_bytes()).hexdigest()
     assert {"bio_rl.rules.gated", "bio_rl.rules.burst", "bio_rl.rules.backprop", "bio_rl.rule"} <= hashes.keys()
 

@@ -56,7 +56,7 @@ def test_a_finished_run_of_other_code_is_named(capsys: pytest.CaptureFixture[str
     result = json.loads(first.read_text())
     for change, said in (
         ({"versions": {**result["versions"], "bio-rl": "0.0.9"}}, "of bio-rl 0.0.9, not"),
-        ({"rule_source_sha256": {"bio_rl.rules.backprop": "0"}}, "of another bio_rl.rules.backprop than today's"),
+        ({"source_sha256": {"bio_rl.rules.backprop": "0"}}, "of another bio_rl.rules.backprop than today's"),
     ):
         first.write_text(json.dumps(result | change))
         capsys.readouterr()
