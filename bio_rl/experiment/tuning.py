@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bio_rl.experiment.folder import RunFolder
 from bio_rl.experiment.interruption import Interrupted
 from bio_rl.experiment.run import run
+from bio_rl.rule import rule_settings
 
 Space = dict[str, BaseDistribution]
 
@@ -33,7 +35,7 @@ DIGITS = 3
 """Significant digits of a number that is tried, so that a tuned value is legible and is what ran."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 LEARNING_RATE, CRITICS = "optimizer.learning_rate", "optimizer.critic_learning_rate"
-SCHEDULE = "lin_"
+SCHEDULE, RULE = "lin_", "rule."
 
 
 class TuningError(Exception):
@@ -76,7 +78,7 @@ def search_space(entries: Mapping[str, Any], config: DictConfig) -> Space:
     """
     space = {}
     for key, entry in entries.items():
-        if OmegaConf.select(config, key) is None and key != CRITICS:
+        if current(config, key) is None:
             raise TuningError(f"{key}: a run has no such setting, or it has no value")
         try:
             space[key] = _distribution(entry, current(config, key))
@@ -107,10 +109,12 @@ def _distribution(entry: Mapping[str, Any], value: Any) -> BaseDistribution:
 
 
 def current(config: DictConfig, key: str) -> Any:
-    """The value of a setting; of a schedule ``lin_<number>`` the number."""
+    """The value of a setting; of a schedule ``lin_<number>`` the number, of a rule's preset what that stands for."""
     value = OmegaConf.select(config, key)
     if value is None and key == CRITICS:
         return current(config, LEARNING_RATE)
+    if value is None and key.startswith(RULE):
+        return rule_settings(instantiate(config.rule, _convert_="object")).get(key.removeprefix(RULE))
     return float(value.removeprefix(SCHEDULE)) if _is_schedule(value) else value
 
 

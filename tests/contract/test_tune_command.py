@@ -92,6 +92,18 @@ def test_the_first_trial_has_the_settings_as_they_are(monkeypatch: pytest.Monkey
         assert config.rule == plain.rule
 
 
+def test_what_a_preset_stands_for_is_where_the_search_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = returns_of(monkeypatch, lambda config: {"return_mean": 1.0})
+    assert tune("rule=predictive_coding rule.preset=limit,prospective study=a members=2 --trials 1") == 2
+    for preset, nudge in (("limit", 0.003), ("prospective", 1.0)):
+        ran.clear()
+        assert tune(f"rule=predictive_coding rule.preset={preset} study={preset} members=2 --trials 3") == 0
+        tried = [config.rule.nudge for config in ran[::2]]
+        assert (ran[0].rule.preset, tried[0]) == (preset, nudge)
+        assert all(nudge / 10 <= each <= nudge * 10 for each in tried)
+        assert len(set(tried)) > 1
+
+
 def test_every_shipped_search_space_fits_its_rule() -> None:
     from bio_rl.cli.tune import _space
 
