@@ -30,7 +30,7 @@ def test_every_task_has_a_file_and_settings_of_its_own():
 
 
 @pytest.mark.parametrize("name", OWN)
-@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_every_task_trains(name, members, train):
     assert train(f"env={name}", f"members={members}") == 0
     result = json.loads(next(Path("run").rglob("result.json")).read_text())

@@ -154,7 +154,9 @@ def check(arguments: Sequence[str], members: int = 1, kills: Sequence[int] = (3,
             assert found[name] == expected[name], name
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(
+    "agent", ["ppo", *(pytest.param(each, marks=pytest.mark.slow) for each in AGENTS if each != "ppo")]
+)
 def test_a_killed_run_goes_on_to_the_same_end(agent: str) -> None:
     check([*SETTINGS, *AGENTS[agent]])
 
