@@ -42,7 +42,6 @@ class Members(Stack):
         self.failures: dict[int, BaseException] = {}
         self.joint_env: BatchedVecEnv | None = None
         self.logs = True
-        self._guards = [_Alone(self, index) for index in range(len(agents))]
         if self.lead:
             self._bind_all()
             self.rollout_buffer: Any = self.first._make_rollout_buffer(len(agents) * self.n_envs)
@@ -59,7 +58,8 @@ class Members(Stack):
 
     def alone(self, index: int) -> "_Alone":
         """What fails for one member within ends that member only. A single agent's error is raised as ever."""
-        return self._guards[index]
+        # Made anew each time: one that was kept would be a cycle, and this with its networks wait for the collector.
+        return _Alone(self, index)
 
     def drop(self, index: int) -> None:
         """End a member's learning: it keeps what it has learnt, in memory of its own.

@@ -268,15 +268,7 @@ def read(file: Path) -> Tree:
         text = metadata["snapshot"]
         if metadata["digest"] != _digest(text, arrays):
             raise Damaged(f"{file} is damaged: its digest is another one")
-
-        def deep(node: Any) -> Any:
-            if isinstance(node, dict):
-                if node.keys() == {"array"} and isinstance(node["array"], int):
-                    return arrays[str(node["array"])]
-                return {key: deep(each) for key, each in node.items()}
-            return [deep(each) for each in node] if isinstance(node, list) else node
-
-        return deep(json.loads(text))
+        return _with_arrays(json.loads(text), arrays)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise Damaged(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
@@ -284,16 +276,26 @@ def read(file: Path) -> Tree:
 def _apart(tree: Tree) -> tuple[str, dict[str, np.ndarray]]:
     """A snapshot as JSON, and the arrays that it names."""
     arrays: dict[str, np.ndarray] = {}
+    return json.dumps(_without_arrays(tree, arrays)), arrays
 
-    def flat(node: Any) -> Any:
-        if isinstance(node, np.ndarray):
-            arrays[str(len(arrays))] = np.array(node, order="C")
-            return {"array": len(arrays) - 1}
-        if isinstance(node, Mapping):
-            return {key: flat(each) for key, each in node.items()}
-        return [flat(each) for each in node] if isinstance(node, list) else node
 
-    return json.dumps(flat(tree)), arrays
+def _without_arrays(node: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """A snapshot whose arrays are numbers, under which they are put aside."""
+    if isinstance(node, np.ndarray):
+        arrays[str(len(arrays))] = np.array(node, order="C")
+        return {"array": len(arrays) - 1}
+    if isinstance(node, Mapping):
+        return {key: _without_arrays(each, arrays) for key, each in node.items()}
+    return [_without_arrays(each, arrays) for each in node] if isinstance(node, list) else node
+
+
+def _with_arrays(node: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The reverse."""
+    if isinstance(node, dict):
+        if node.keys() == {"array"} and isinstance(node["array"], int):
+            return arrays[str(node["array"])]
+        return {key: _with_arrays(each, arrays) for key, each in node.items()}
+    return [_with_arrays(each, arrays) for each in node] if isinstance(node, list) else node
 
 
 def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:

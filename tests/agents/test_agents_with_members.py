@@ -1,5 +1,7 @@
 """An agent with members: one argument, and each member is an ordinary agent."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +113,23 @@ def test_an_agent_whose_loop_knows_one_agent_has_no_members(method):
     own = type("Own", (A2C,), {method: lambda self, *arguments, **settings: None})
     with pytest.raises(ValueError, match=f"Own has a {method} of its own, which knows one agent: train it alone"):
         own("CartPole-v1", members=2).learn(10)
+
+
+@each_agent
+@pytest.mark.parametrize("members", [1, 2])
+def test_updates_leave_nothing_to_the_collector_of_cycles(kind, members):
+    """It may not come for minutes, and until then networks and rollouts that are over would stay in memory."""
+
+    def garbage(timesteps):
+        agent = make(kind, members).learn(32)
+        gc.collect()
+        gc.disable()
+        try:
+            agent.learn(timesteps)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    garbage(64)  # what is made once, at the first time
+    of_the_last_step = 5
+    assert garbage(256) <= garbage(64) + of_the_last_step

@@ -1,5 +1,6 @@
 """A snapshot put into an object built alike makes it the same; nothing else is made from it."""
 
+import gc
 import random
 from collections import deque
 from typing import NamedTuple
@@ -128,3 +129,16 @@ def test_a_digest_is_of_all_numbers_to_the_last_bit():
     assert {digest(take([image.copy(), 1.0])) for _ in range(20)} == {digest(take([image, 1.0]))}
     assert digest(take([image, 1.0])) != digest(take([other, 1.0]))
     assert digest(take([image, 1.0])) != digest(take([image, np.nextafter(1.0, 2.0).item()]))
+
+
+def test_writing_and_reading_leave_nothing_to_the_collector_of_cycles(tmp_path):
+    """A state is saved every minute of a run, and is as large as its agent."""
+    tree = take({"a": np.zeros(1000), "b": [1, {"c": np.ones(3)}]})
+    through_file(tree, tmp_path)
+    gc.collect()
+    gc.disable()
+    try:
+        through_file(tree, tmp_path)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
