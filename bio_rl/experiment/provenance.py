@@ -28,6 +28,7 @@ SOURCES = ("bio_rl", "agents", "conf")
 """What decides what a run computes, in a checkout."""
 OF_CODE = ("rule", "critic_rule", "agent", "callbacks", "env")
 """The groups of a config that name classes, which may be the user's own."""
+LIBRARIES = ("builtins", "abc", "typing", "torch", "numpy", "gymnasium", "stable_baselines3")
 SOURCES_OF_RUN = "source_sha256"
 """The key of a result that holds ``source_hashes``."""
 
@@ -62,7 +63,7 @@ def _git(checkout: Path, *arguments: str) -> str:
 def source_hashes(config: DictConfig) -> dict[str, str]:
     """The SHA-256 of each file that a run of this config takes code from, by its module: an edit changes no version.
 
-    They are those of the rules' classes, of their parents and of rules inside them, of the environment, its wrappers,
+    They are those of the classes, and their parents, of the rules and rules inside them, the environment, its wrappers,
     the agent and the callbacks. What cannot be imported or built has none here; building the run tells why.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -84,19 +85,26 @@ def _modules(groups: str) -> frozenset[str]:
             found |= _rule_modules([instantiate(config[group], _convert_="object")])
     for target in chain(*(targets(each) for each in (config["agent"], config["callbacks"], config["env"]["wrapper"]))):
         with suppress(Exception, SystemExit):
-            found.add(get_object(target).__module__)
+            found |= _written_in(get_object(target))
     with suppress(Exception, SystemExit):
         module, _, name = config["env"]["id"].rpartition(":")
         if module:
-            import_module(module)
-        entry_point: Any = gymnasium.spec(name).entry_point
-        found.add(entry_point.partition(":")[0] if isinstance(entry_point, str) else entry_point.__module__)
+            found.add(import_module(module).__name__)
+        made_by: Any = gymnasium.spec(name).entry_point
+        found |= _written_in(get_object(made_by.replace(":", ".")) if isinstance(made_by, str) else made_by)
     return frozenset(found)
 
 
 def _rule_modules(rules: Iterable[Module]) -> set[str]:
-    classes = {type(module) for rule in rules for module in rule.modules() if isinstance(module, Rule)}
-    return {parent.__module__ for each in classes for parent in each.__mro__ if issubclass(parent, Rule)}
+    return set().union(
+        *(_written_in(type(each)) for rule in rules for each in rule.modules() if isinstance(each, Rule))
+    )
+
+
+def _written_in(made_by: Any) -> set[str]:
+    """The modules of a class and its parents, or of a function, but for those of libraries, which have a version."""
+    classes = made_by.__mro__ if isinstance(made_by, type) else [made_by]
+    return {each.__module__ for each in classes if each.__module__.partition(".")[0] not in LIBRARIES}
 
 
 def _digests(modules: Iterable[str]) -> dict[str, str]:

@@ -15,10 +15,11 @@ from bio_rl.cli import main
 FILES = {
     "own_parent.py": "from bio_rl.rules import FeedbackAlignment\n\n\nclass Parent(FeedbackAlignment):\n    pass\n",
     "own_rule.py": "from own_parent import Parent\n\n\nclass Own(Parent):\n    pass\n",
-    "own_task.py": (
-        "from gymnasium import register\nfrom gymnasium.envs.classic_control import CartPoleEnv\n\n\n"
-        "class Task(CartPoleEnv):\n    pass\n\n\nregister('Own-v0', Task, max_episode_steps=20)\n"
+    "own_physics.py": (
+        "from gymnasium.envs.classic_control import CartPoleEnv\n\n\nclass Physics(CartPoleEnv):\n    pass\n"
     ),
+    "own_task.py": "from own_physics import Physics\n\n\nclass Task(Physics):\n    pass\n",
+    "own_tasks.py": "from gymnasium import register\n\nregister('Own-v0', 'own_task:Task', max_episode_steps=20)\n",
     "own_wrapper.py": "from gymnasium import Wrapper\n\n\nclass Same(Wrapper):\n    pass\n",
     "own_callback.py": (
         "from stable_baselines3.common.callbacks import BaseCallback\n\n\n"
@@ -30,7 +31,7 @@ RUN = (
     "--config-dir=mine",
     "rule=own",
     "env=gymnasium",
-    "env.id=own_task:Own-v0",
+    "env.id=own_tasks:Own-v0",
     "env.wrapper=own_wrapper.Same",
     "+callbacks.own._target_=own_callback.Looks",
 )
@@ -96,7 +97,7 @@ def test_a_finished_run_is_not_made_longer_on_other_code(capsys: pytest.CaptureF
 
 def test_a_study_of_other_code_is_not_gone_on_with(capsys: pytest.CaptureFixture) -> None:
     Path("mine/env").mkdir()
-    Path("mine/env/own.yaml").write_text("defaults: [gymnasium, _self_]\nname: own\nid: own_task:Own-v0\n")
+    Path("mine/env/own.yaml").write_text("defaults: [gymnasium, _self_]\nname: own\nid: own_tasks:Own-v0\n")
     tune = ["tune", "--config-dir=mine", "--trials=1", "members=2", "rule=own", "env=own", *TINY]
     assert main(tune) == 0
     assert main(tune) == 0
