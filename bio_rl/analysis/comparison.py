@@ -138,14 +138,18 @@ def compare(read: Records, seed: int = 0) -> Comparison:
 
     Args:
         read: runs of any number of tasks and rules.
-        seed: of the bootstrap and of permutations: the same numbers come again.
+        seed: of the bootstrap and of permutations: the same numbers come again, whatever else is compared.
     """
-    rng = np.random.default_rng(seed)
     records, problems = _without_repetitions(read.records)
     groups = _grouped(records, _task_names(records))
-    tasks = [_task(name, own, rng) for name, own in sorted(groups.items())]
+    tasks = [_task(name, own, seed) for name, own in sorted(groups.items())]
     problems = [*_of_versions(records), *problems, *read.problems]
-    return Comparison(tasks, records, problems, _overall(tasks, rng))
+    return Comparison(tasks, records, problems, _overall(tasks, seed))
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    """What is drawn about somebody, so that the runs of others change no interval."""
+    return np.random.default_rng([seed, *"\0".join(names).encode()])
 
 
 # -- which runs belong together ------------------------------------------------------------
@@ -231,17 +235,20 @@ def _grouped(records: Iterable[Record], keys: Iterable[Key]) -> dict[Key, list[R
 # -- one task ------------------------------------------------------------------------------
 
 
-def _task(name: str, records: Sequence[Record], rng: np.random.Generator) -> Task:
+def _task(name: str, records: Sequence[Record], seed: int) -> Task:
     found = _contenders(records)
     budget, notes = _budget([each for each in records if _ended(each)])
     floor = _floor(records, budget)
-    measured = [_measured(each, budget, floor, rng) for each in found]
+    measured = [_measured(each, budget, floor, _generator(seed, name, each.name)) for each in found]
     contenders = sorted((each for each in measured if len(each.returns)), key=lambda each: -each.score.value)
     others = [each for each in measured if not len(each.returns)]
     backprop, readout = (_control(contenders, rule) for rule in (BACKPROP, READOUT))
     discriminates = _discriminates(backprop, readout)
-    contenders = [_held_against(each, backprop, readout, bool(discriminates), rng) for each in contenders]
-    pairs = compare_pairs({each.name: each.returns for each in contenders}, rng)
+    contenders = [
+        _held_against(each, backprop, readout, bool(discriminates), _generator(seed, name, each.name, "controls"))
+        for each in contenders
+    ]
+    pairs = compare_pairs({each.name: each.returns for each in contenders}, _generator(seed, name))
     notes = [*notes, *_notes(measured, backprop, readout, discriminates, floor)]
     return Task(name, contenders, others, pairs, budget, discriminates, notes)
 
@@ -372,7 +379,7 @@ def _credit(
 # -- all tasks -----------------------------------------------------------------------------
 
 
-def _overall(tasks: Sequence[Task], rng: np.random.Generator) -> dict[str, Estimate]:
+def _overall(tasks: Sequence[Task], seed: int) -> dict[str, Estimate]:
     telling = [each for each in tasks if each.discriminates]
     if len(telling) < 2:
         return {}
@@ -380,7 +387,9 @@ def _overall(tasks: Sequence[Task], rng: np.random.Generator) -> dict[str, Estim
     backprop, readout = ([each for each in group if each is not None] for group in controls)
     by_name = [{each.name: each for each in task.contenders} for task in telling]
     names = [name for name in by_name[0] if all(name in each for each in by_name)]
-    found = {name: _credit([each[name] for each in by_name], backprop, readout, rng) for name in names}
+    found = {
+        name: _credit([each[name] for each in by_name], backprop, readout, _generator(seed, "", name)) for name in names
+    }
     return dict(sorted(found.items(), key=lambda pair: -pair[1].value))
 
 

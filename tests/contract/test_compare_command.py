@@ -104,6 +104,18 @@ def test_the_same_seed_gives_the_same_numbers(capsys: pytest.CaptureFixture) -> 
     assert shown(capsys) != shown(capsys, "runs", "--seed", "1")
 
 
+def test_what_else_is_compared_changes_no_interval() -> None:
+    three_rules()
+    (alone,) = compared().tasks
+    runs_of("burst", [5.0, 9.0, 3.0, 80.0], env="acrobot")
+    runs_of("burst", [5.0, 9.0, 3.0, 80.0])
+    beside = next(each for each in compared().tasks if each.name == alone.name)
+    now = {each.name: each for each in beside.contenders}
+    for each in alone.contenders:
+        assert now[each.name].score == each.score
+        assert (now[each.name].credit, now[each.name].over_readout) == (each.credit, each.over_readout)
+
+
 def test_a_task_that_does_not_tell_the_controls_apart_gives_no_credit(capsys: pytest.CaptureFixture) -> None:
     runs_of("backprop", [10.0, 20.0, 30.0, 40.0])
     runs_of("readout", [11.0, 21.0, 31.0, 41.0])
