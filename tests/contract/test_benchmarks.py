@@ -5,8 +5,10 @@ import json
 import math
 import os
 import re
+import time
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -234,19 +236,43 @@ def test_the_nudge_is_measured_once_and_both_presets_are_told_apart_or_not(tmp_p
     assert (tmp_path / "nudge.csv").read_text() == table, "what is there is not run again"
 
 
-def looks(growth, files=5, threads=1):
+def looks(held=0.0, resident=0.0, files=5, threads=1):
     """An hour of looks at a process that grows by so many MiB, and by files and threads in its second half."""
-    return [
-        soak.Look(36.0 * n, 300 + growth * n / 100 + 0.01 * (n % 2), files if n > 80 else 5, threads if n > 80 else 1)
-        for n in range(100)
-    ]
+    hours = np.linspace(0, 1, 600)
+    noise = np.random.default_rng(0).uniform(0, 1, 600)
+    late = hours > 0.8
+    return soak.Looks(
+        hours,
+        270 + held * hours + noise,
+        400 + resident * hours + noise,
+        5 + (files - 5) * late,
+        1 + (threads - 1) * late,
+    )
 
 
-def test_a_soak_notices_what_grows():
-    assert soak.report("flat", looks(0)) == 0
-    assert soak.report("memory", looks(3)) == 1
-    assert soak.report("files", looks(0, files=9)) == 1
-    assert soak.report("threads", looks(0, threads=2)) == 1
+def test_a_soak_notices_what_grows(capsys):
+    assert soak.report("flat", looks()) == 0
+    assert soak.report("held", looks(held=3)) == 1
+    assert "held 270" in (out := capsys.readouterr().out)
+    assert re.search(r"held .* \+[23]\.\d\d \(± 0\.\d\d\) an hour", out)
+    assert soak.report("resident", looks(resident=3)) == 1
+    assert soak.report("files", looks(files=9)) == 1
+    assert soak.report("threads", looks(threads=2)) == 1
+    with pytest.raises(SystemExit, match="ask for more"):
+        soak.report("short", soak.Looks(*(each[:9] for each in looks())))
+
+
+def test_a_soak_sees_what_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(soak, "EVERY", 0.05)
+    watch = soak.Watch(tmp_path / "looks.csv")
+    kept = []
+    with watch:
+        for _ in range(20):
+            kept.append(np.ones(2**17))
+            time.sleep(0.1)
+    seen = watch.seen()
+    assert seen.held[-1] - seen.held[0] > 10
+    assert seen.threads.max() >= 2
 
 
 SWEEP = ["--jobs", "1", "--members", "2", "--timesteps", "64", "--rounds", "2"]
