@@ -199,7 +199,7 @@ def _made_of(job: Job, space: Mapping[str, Any]) -> dict[str, Any]:
         "config": config,
         SOURCES_OF_RUN: source_hashes(job.config),
         SEARCH: {key: str(each) for key, each in space.items()},
-        "versions": versions() | {"optuna": version("optuna")},
+        "versions": {**versions(), "optuna": version("optuna")},
     }
 
 

@@ -33,8 +33,9 @@ SOURCES_OF_RUN = "source_sha256"
 """The key of a result that holds ``source_hashes``."""
 
 
-def versions() -> dict[str, str]:
-    """What the run ran on."""
+@cache
+def versions() -> Mapping[str, str]:
+    """What the run ran on. Python keeps an index of a folder for each time that somebody looks versions up in it."""
     return {"python": platform.python_version(), "bio-rl": bio_rl.__version__} | {
         package: version(package) for package in PACKAGES
     }
