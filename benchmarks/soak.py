@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         long, short = Watch(looks / "long.csv"), Watch(looks / "short.csv")
         with long:
             train([*SETTINGS, f"env.timesteps={options.timesteps}", f"hydra.run.dir={folder}/long"])
+        fill_the_table_of_texts()
         with short:
             for number in range(options.runs):
                 train([*SETTINGS, *SHORT, f"seed={number}", f"hydra.run.dir={folder}/{number}"])
@@ -125,6 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"TensorBoard's folder {events:.1f} MiB"
         )
         return max(report("the long run", long.seen()), report(f"{options.runs} short runs", short.seen()))
+
+
+def fill_the_table_of_texts() -> None:
+    """Let Python's table of interned texts grow now. Texts that come and go fill it, and then it doubles, once."""
+    for number in range(500_000):
+        sys.intern(f"{number} and forgotten")
 
 
 def train(arguments: Sequence[str]) -> None:
