@@ -121,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = [job for room in plan.rooms for job in jobs_of(room, options) if options.only in job.row.file]
     wanted = {key(job.row) for job in jobs}
     tried_before = {key(row) for row in known if row.outcome not in ("survived", "failed")}
-    kept = [row for row in known if key(row) in tried_before and (options.only not in row.file or key(row) in wanted)]
+    stays = tried_before & wanted
+    kept = [row for row in known if key(row) in stays or options.only not in row.file]
     # The first of each file before the second of any: what is cut off has seen every file.
     todo = sorted((job for job in jobs if key(job.row) not in tried_before), key=lambda job: job.rank)
     with Trees(options.tree, options.workers) as trees, ThreadPoolExecutor(options.workers) as pool:

@@ -373,6 +373,12 @@ def test_a_mutant_survives_where_no_test_notices_until_a_reason_is_given(tiny, t
     assert outcomes == {"": "passed", "(width / max(height, 0))": "killed", "1": "survived"}
     assert (tree / "area.py").read_bytes() == before
     assert "0  ->  1\n  NOT EXPLAINED" in capsys.readouterr().out
+    (tree / "other.py").write_text("def other(number):\n    return number + 1\n")
+    (tree / "plan.toml").write_text(TINY_PLAN.replace('["area.py"]', '["area.py", "other.py"]'))
+    run(only="other.py")
+    found = {(row.file, row.outcome) for row in mutants.read_rows(tmp_path / "mutants.csv")}
+    assert ("area.py", "survived") in found, "files that are not asked for keep what was found"
+    assert ("other.py", "survived") in found
     (tree / "plan.toml").write_text(TINY_PLAN + TINY_REASON)
     assert run() == 0
     out = capsys.readouterr().out
