@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -21,7 +20,6 @@ from optuna.trial import FrozenTrial, TrialState
 from bio_rl.experiment.folder import RunFolder
 from bio_rl.experiment.interruption import Interrupted
 from bio_rl.experiment.run import run
-from bio_rl.rule import rule_settings
 
 Space = dict[str, BaseDistribution]
 
@@ -35,7 +33,7 @@ DIGITS = 3
 """Significant digits of a number that is tried, so that a tuned value is legible and is what ran."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 LEARNING_RATE, CRITICS = "optimizer.learning_rate", "optimizer.critic_learning_rate"
-SCHEDULE, RULE = "lin_", "rule."
+SCHEDULE = "lin_"
 
 
 class TuningError(Exception):
@@ -78,7 +76,7 @@ def search_space(entries: Mapping[str, Any], config: DictConfig) -> Space:
     """
     space = {}
     for key, entry in entries.items():
-        if current(config, key) is None:
+        if OmegaConf.select(config, key) is None and key != CRITICS:
             raise TuningError(f"{key}: a run has no such setting, or it has no value")
         try:
             space[key] = _distribution(entry, current(config, key))
@@ -109,12 +107,10 @@ def _distribution(entry: Mapping[str, Any], value: Any) -> BaseDistribution:
 
 
 def current(config: DictConfig, key: str) -> Any:
-    """The value of a setting; of a schedule ``lin_<number>`` the number, of a rule's preset what that stands for."""
+    """The value of a setting; of a schedule ``lin_<number>`` the number."""
     value = OmegaConf.select(config, key)
     if value is None and key == CRITICS:
         return current(config, LEARNING_RATE)
-    if value is None and key.startswith(RULE):
-        return rule_settings(instantiate(config.rule, _convert_="object")).get(key.removeprefix(RULE))
     return float(value.removeprefix(SCHEDULE)) if _is_schedule(value) else value
 
 
