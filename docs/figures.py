@@ -1,15 +1,20 @@
-"""The figures on the rules' pages: what can drift is taken from the results and the code, never typed.
+"""The tables and figures of README, results/ and the rules' pages: taken from the results and the code, never typed.
 
-    python docs/rule_figures.py
+    python docs/figures.py
 
-writes the end of each page in ``docs/rules/`` anew, from its mark on; ``tests/contract/test_results.py`` holds the
-pages to it.
+writes them anew: the end of each page in ``docs/rules/``, and the tables that stand under a mark in the other pages.
+``tests/contract/test_results.py`` holds the pages to it.
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
+
+import yaml
 
 from bio_rl.analysis.comparison import BACKPROP, READOUT, Contender, Task, compare
 from bio_rl.analysis.records import read
@@ -20,7 +25,10 @@ from bio_rl.cli.rules import NEEDS, properties
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "rules"
-MARK = "<!-- What follows is written by docs/rule_figures.py. -->\n"
+ALL_RULES = ROOT / "conf" / "experiment" / "lunar_lander.yaml"
+MARK = "<!-- What follows is written by docs/figures.py. -->\n"
+TABLE_MARK = "<!-- {}: written by docs/figures.py -->\n"
+TABLE = re.compile(r"(\|.*\n)*")
 BATCH = 256
 FEWEST_RULES = 5
 """A task with fewer is no comparison of rules."""
@@ -30,6 +38,56 @@ ANGLES = {
     "update, critic": ("critic_angle_start", "critic_angle"),
 }
 """Headings, and the columns of the results that stand under them, one through time."""
+OUTCOME = ("IQM", "95 % interval", "worst", "seeds", "credit")
+PRESET = "rule.preset=prospective"
+SHOWN = ("", PRESET, "rule.feedback=sampled")
+"""Settings of a rule beyond the task's that have a row beside the shipped ones."""
+
+
+class Published(NamedTuple):
+    """A table of returns.
+
+    Attributes:
+        page: where it stands.
+        rows: the file in ``results/``.
+        task: as ``bio-rl compare`` names it.
+        given: the setting that all of its runs have.
+        columns: after the rule's.
+        is_shown: whether a rule has a row, by its settings.
+    """
+
+    page: Path
+    rows: str
+    task: str
+    given: str
+    columns: Sequence[str]
+    is_shown: Callable[[str], bool]
+
+
+TABLES = {
+    "cartpole": Published(
+        ROOT / "README.md", "runs.csv", "cartpole, ppo", "", (*OUTCOME, *ANGLES), lambda settings: settings in SHOWN
+    ),
+    "lunar_lander": Published(
+        ROOT / "README.md",
+        "runs.csv",
+        "lunar_lander, ppo",
+        "experiment=lunar_lander",
+        (*OUTCOME, *ANGLES),
+        lambda settings: settings in SHOWN,
+    ),
+    "lunar_angles": Published(
+        ROOT / "README.md", "lunar_angles.csv", "lunar_lander, ppo", "", (*ANGLES, *OUTCOME), lambda settings: True
+    ),
+    "variants": Published(
+        ROOT / "results" / "README.md",
+        "runs.csv",
+        "cartpole, ppo",
+        "",
+        (*OUTCOME, *ANGLES),
+        lambda settings: settings.startswith("rule.") and settings != PRESET,
+    ),
+}
 
 
 def main() -> None:
@@ -38,12 +96,61 @@ def main() -> None:
         page = PAGES / f"{facts['name']}.md"
         text, _, _ = page.read_text(encoding="utf-8").partition(MARK)
         page.write_text(text + MARK + block(facts, tasks, found), encoding="utf-8")
+    for name, each in TABLES.items():
+        each.page.write_text(with_table(name, each.page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+# -- the tables of all rules ---------------------------------------------------------------
+
+
+def with_table(name: str, text: str) -> str:
+    """A page's text with the table of that name as the rows have it.
+
+    Raises:
+        ValueError: the page has not the table's mark.
+    """
+    mark = TABLE_MARK.format(name) + "\n"
+    before, found, after = text.partition(mark)
+    if not found:
+        raise ValueError(f"{TABLES[name].page} has no line {mark.strip()!r} with an empty line below it")
+    return before + mark + rules_table(TABLES[name]) + "\n" + TABLE.sub("", after, count=1)
+
+
+def rules_table(wanted: Published) -> str:
+    """A row for each rule with its shipped settings, and for each variant that is shown."""
+    rows = []
+    for contender in sorted(contenders(wanted.rows, wanted.task), key=lambda each: (order(each.rule), each.name)):
+        given, *more = (contender.name.split()[1:] or [""]) if wanted.given else ["", *contender.name.split()[1:]]
+        settings = " ".join(more)
+        if given == wanted.given and wanted.is_shown(settings):
+            row = row_of(contender)
+            rows.append([f"`{f'{contender.rule} {settings}'.strip()}`", *(row[column] for column in wanted.columns)])
+    return table(["rule", *wanted.columns], rows)
+
+
+@cache
+def contenders(rows: str, task: str) -> Sequence[Contender]:
+    return next(each.contenders for each in compared(rows) if each.name == task)
+
+
+@cache
+def compared(rows: str) -> Sequence[Task]:
+    return compare(read([ROOT / "results" / rows])).tasks
+
+
+@cache
+def order(rule: str) -> int:
+    """The rule's place in the experiment that has them all, family by family."""
+    config = yaml.safe_load(ALL_RULES.read_text(encoding="utf-8"))
+    return config["hydra"]["sweeper"]["params"]["rule"].split(",").index(rule)
+
+
+# -- a rule's page -------------------------------------------------------------------------
 
 
 def published() -> list[Task]:
     """The published comparisons of rules."""
-    tasks = compare(read([ROOT / "results" / "runs.csv"])).tasks
-    return [task for task in tasks if len({each.rule for each in task.contenders}) >= FEWEST_RULES]
+    return [task for task in compared("runs.csv") if len({each.rule for each in task.contenders}) >= FEWEST_RULES]
 
 
 def block(facts: dict, tasks: Sequence[Task], found: dict[str, dict]) -> str:
@@ -82,25 +189,28 @@ def returns(name: str, tasks: Sequence[Task]) -> Iterator[str]:
         "hidden layers' updates to backprop's at the start → after training:"
     )
     for task, rows in shown:
-        yield table([task.name, "IQM", "95 % interval", "worst", "seeds", "credit", *ANGLES], rows)
+        yield table([task.name, *OUTCOME, *ANGLES], rows)
 
 
 def rows_of(name: str, task: Task) -> list[list[str]]:
     """A row for each form of the rule on a task, and for the controls beside it; none without the rule."""
     own = [each for each in task.contenders if each.rule == name]
     controls = [task.control(each) for each in (BACKPROP, READOUT) if own and each != name]
-    return [
-        [
-            f"`{each.name}`",
-            figures(each.score.value, 3),
-            between(each.score),
-            figures(float(each.returns.min()), 3),
-            str(len(each.returns)),
-            "" if each.credit is None else f"{each.credit.value:.2f}",
-            *(angle(each, columns) for columns in ANGLES.values()),
-        ]
-        for each in (*own, *filter(None, controls))
-    ]
+    return [[f"`{each.name}`", *row_of(each).values()] for each in (*own, *filter(None, controls))]
+
+
+def row_of(contender: Contender) -> dict[str, str]:
+    """What is said of a rule on a task, by the columns' headings."""
+    credit = "" if contender.credit is None else f"{contender.credit.value:.2f}"
+    outcome = (
+        figures(contender.score.value, 3),
+        between(contender.score),
+        figures(float(contender.returns.min()), 3),
+        str(len(contender.returns)),
+        credit,
+    )
+    process = {heading: angle(contender, columns) for heading, columns in ANGLES.items()}
+    return {**dict(zip(OUTCOME, outcome, strict=True)), **process}
 
 
 def between(score: Estimate) -> str:
