@@ -68,12 +68,12 @@ def train(arguments: Sequence[str]) -> int:
         check_numbers(job)
     runs_of = [job.runs() for job in jobs]
     runs = [run for several in runs_of for run in several]
-    check_folders(runs)
-    left = [[run for run in several if not stays(RunFolder(run.folder), run)] for several in runs_of]
-    if done_before := len(runs) - sum(map(len, left)):
+    finished = check_folders(runs)
+    left = [[run for run in several if run.folder not in finished] for several in runs_of]
+    if finished:
         complain(
-            f"{done_before} of {len(runs)} runs are finished already and stay; overwrite=true repeats them, retry=true "
-            "those that failed"
+            f"{len(finished)} of {len(runs)} runs are finished already and stay; overwrite=true repeats them, "
+            "retry=true those that failed"
         )
     check_builds([job for job, several in zip(jobs, left, strict=True) if several])
     Interruption.received = None
@@ -136,9 +136,17 @@ def check_agents() -> None:
         raise UserError(f"the package 'agents' that Python imports is another one ({agents.__file__}); {remedy}")
 
 
-def check_folders(jobs: Sequence[Job]) -> None:
-    """Every run needs a folder of its own, which can be written and holds nothing but a run that may be replaced."""
+def check_folders(jobs: Sequence[Job]) -> set[Path]:
+    """Every run needs a folder of its own, which can be written and holds nothing but a run that may be replaced.
+
+    Returns:
+        The folders whose runs are finished and stay.
+
+    Raises:
+        UserError: a folder that is none of these.
+    """
     seen: set[Path] = set()
+    finished: set[Path] = set()
     for job in jobs:
         folder = RunFolder(job.folder)
         path = Path(os.path.abspath(job.folder))
@@ -151,7 +159,8 @@ def check_folders(jobs: Sequence[Job]) -> None:
         try:
             TemporaryFile(dir=existing).close()
             folder.refuse_foreign()
-            stays(folder, job)
+            if stays(folder, job):
+                finished.add(job.folder)
         except OSError as error:
             raise UserError(f"the folder {job.folder} cannot be written: {existing}: {error.strerror}") from error
         except FolderError as error:
@@ -163,6 +172,7 @@ def check_folders(jobs: Sequence[Job]) -> None:
             raise UserError(f"a run's folder would lie in another's of this sweep: {path} in {outer.pop()}")
     for sweep_folder in {job.sweep_folder for job in jobs if job.sweep_folder is not None}:
         _check_sweep_file(sweep_folder / "multirun.yaml")
+    return finished
 
 
 def _check_sweep_file(file: Path) -> None:

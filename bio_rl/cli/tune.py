@@ -4,7 +4,9 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import reduce
 from importlib.metadata import version
+from operator import getitem
 from pathlib import Path
 from shlex import join, quote
 from typing import Any
@@ -16,6 +18,7 @@ from bio_rl.cli.errors import UserError, first_line
 from bio_rl.cli.train import check_agents, check_builds, check_numbers, parse
 from bio_rl.experiment.interruption import Interruption
 from bio_rl.experiment.output import as_return, complain, plain_warnings, say
+from bio_rl.names import is_within
 
 DEFAULTS = {
     "study": "tuning",
@@ -28,11 +31,13 @@ DEFAULTS = {
     "evaluation.checkpoints": "none",
 }
 """What differs from ``bio-rl train`` unless it is given: nothing of a trial stays but its returns."""
+RULES = ("rule", "critic_rule")
 TUNED = "tuned"
 HEADER = """\
 # @package _global_
 # Found by {command}
-# Other settings are the task's own, or those given there. `tuned=rule` chooses this file.
+# Other settings are the task's own; those of the command that are not the rule's are to be given again.
+# `tuned=rule` chooses this file.
 """
 
 
@@ -71,7 +76,7 @@ def tune(arguments: Sequence[str], trials: int, config_dir: Path | None) -> int:
                     while len(study.finished) < trials:
                         study.run_trial()
                         progress.step(job, study.finished)
-                    _write(job, study.tuned(), folder, command)
+                    _write(job, study.tuned(), _given(arguments, job), folder, command)
     except tuning.TuningError as error:
         complain(f"bio-rl tune: {error}")
         return 1
@@ -239,8 +244,15 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def _write(job: Job, tuned: Any, folder: Path, command: str) -> None:
-    """The settings that were found, as a choice from ``tuned``."""
+def _given(arguments: Sequence[str], job: Job) -> dict[str, Any]:
+    """The rule's settings that the command line gave, as its preset: the values found hold only beside them."""
+    keys = [argument.lstrip("+").partition("=")[0] for argument in arguments]
+    settings = plain(job.config)
+    return {key: reduce(getitem, key.split("."), settings) for key in keys if "." in key and is_within(key, RULES)}
+
+
+def _write(job: Job, tuned: Any, given: Mapping[str, Any], folder: Path, command: str) -> None:
+    """The settings that were given and found, as a choice from ``tuned``."""
     config = job.config
     provenance = {
         "trials": tuned.trials,
@@ -258,7 +270,7 @@ def _write(job: Job, tuned: Any, folder: Path, command: str) -> None:
     base = job.choices.get(TUNED)
     if base is not None and any((each / TUNED / f"{base}.yaml").is_file() for each in (config_folder(), folder)):
         content["defaults"] = [f"/{TUNED}/{base}", "_self_"]
-    for key, value in tuned.values.items():
+    for key, value in {**given, **tuned.values}.items():
         *parents, name = key.split(".")
         node = content
         for parent in parents:

@@ -104,6 +104,17 @@ def test_what_a_preset_stands_for_is_where_the_search_begins(monkeypatch: pytest
         assert len(set(tried)) > 1
 
 
+def test_the_values_found_bring_the_rules_settings_that_they_were_found_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    returns_of(monkeypatch, lambda config: {"return_mean": float(config.rule.nudge)})
+    assert tune("rule=predictive_coding rule.preset=prospective rule.steps=7 members=2 --trials 3") == 0
+    assert written("predictive_coding")["rule"]["preset"] == "prospective"
+    line = ["--config-dir", "conf", "rule=predictive_coding", "env=cartpole", "tuned=rule"]
+    (tuned,), (again,) = (compose_jobs(parse([*line, *more])) for more in ([], ["rule.steps=9"]))
+    assert (tuned.config.rule.preset, tuned.config.rule.steps) == ("prospective", 7)
+    assert tuned.config.rule.nudge == written("predictive_coding")["rule"]["nudge"]
+    assert (again.config.rule.preset, again.config.rule.steps) == ("prospective", 9)
+
+
 def test_every_shipped_search_space_fits_its_rule() -> None:
     from bio_rl.cli.tune import _space
 
