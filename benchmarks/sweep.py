@@ -9,7 +9,7 @@ how much faster these are is what the machine allows just then, which is less th
 
 A rate is in environment steps of all runs per second of wall time, from the beginning of the first run to the end of
 the last. What the command takes besides, to import, to check, to start workers and to stop them, is printed apart. A
-worker's first run imports what only runs need, a second or two that a sweep's jobs of minutes outweigh; so they do here. Of
+worker's first run imports what only runs need, for a second or two; a sweep's jobs take minutes, these ten seconds. Of
 each side the best round counts, the one least disturbed; the ratios of the rounds show how much noise there was.
 """
 

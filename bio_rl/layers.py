@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from bio_rl.activations import find_activation
 
-NARROW = 16
-"""Columns below which a matrix product is several times slower than the product that gives its transpose."""
+NARROW, FEW = 16, 8
+"""Columns below which a matrix product is several times slower than the product that gives its transpose: of products
+over the samples, and over a layer's inputs."""
 
 Updates = dict[nn.Parameter, Tensor]
 """What a rule returns: each parameter's update, in the gradient's convention and shape."""
@@ -93,6 +94,8 @@ class Dense(nn.Module):
         if self.bias is None:
             return torch.matmul(pre, self.weight.mT)
         if len(self.members) == 1:
+            if self.out_features < FEW:
+                return torch.baddbmm(self.bias.unsqueeze(-1), self.weight, pre.mT).mT
             return torch.baddbmm(self.bias.unsqueeze(-2), pre, self.weight.mT)
         return torch.matmul(pre, self.weight.mT).add_(self.bias.unsqueeze(-2))
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from variants import EVERY_RULE
 
-from bio_rl import Dense, Network, make_rule
+from bio_rl import Dense, Network, activations, layers, make_rule
 from bio_rl.diagnostics.alignment import feedback_angles
 from bio_rl.rules import (
     Backprop,
@@ -142,6 +142,29 @@ def test_members_are_independent_networks(build, batch):
     alone(x[1, 2]).backward(output_error[1, 2])
     for single, whole in zip(alone.parameters(), together.parameters(), strict=True):
         assert (single.grad is None and whole.grad is None) or torch.allclose(single.grad, whole.grad[1, 2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("out_features", [1, layers.FEW - 1, layers.FEW, 20])
+@pytest.mark.parametrize("batch_size", [1, 3, 70])
+def test_a_stacks_drives_and_updates_are_each_layers_own(out_features, batch_size):
+    stack = Dense(5, out_features, "identity", members=(3,)).double()
+    pre, delta = torch.randn(3, batch_size, 5).double(), torch.randn(3, batch_size, out_features).double()
+    updates = stack.outer(pre, delta)
+    for member in range(3):
+        weight, bias = stack.weight[member], stack.bias[member]
+        torch.testing.assert_close(stack.drive(pre)[member], nn.functional.linear(pre[member], weight, bias))
+        torch.testing.assert_close(updates[stack.weight][member], delta[member].mT @ pre[member])
+
+
+@pytest.mark.parametrize("has_fast_tanh", [False, True])
+@pytest.mark.parametrize("count", [7, 2 * activations.WORTH_THREE_CALLS])
+def test_tanh_is_tanh_in_either_way(monkeypatch, has_fast_tanh, count):
+    monkeypatch.setattr(activations, "HAS_FAST_TANH", has_fast_tanh)
+    drive = torch.linspace(-12, 12, count).double()
+    tanh, out = activations.find_activation("tanh"), torch.empty_like(drive)
+    torch.testing.assert_close(tanh.forward(drive), torch.tanh(drive), rtol=0, atol=1e-15)
+    assert tanh.forward(drive, out=out) is out
+    torch.testing.assert_close(out, torch.tanh(drive), rtol=0, atol=1e-15)
 
 
 def test_the_trace_is_freed_after_backward(build, batch):
