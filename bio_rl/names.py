@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
 
+TUNED_BY_RULE, TUNED_BY_RULE_IN_FULL = "tuned=rule", "tuned=${env}/${agent}/${rule}"
+"""The choice of the file that ``bio-rl tune`` writes, for a reader and for Hydra."""
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known name most like this one, or nothing."""

@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 import bio_rl
 from bio_rl.cli.errors import UserError, first_line, nearest, nearest_of
 from bio_rl.cli.schema import as_text, check_values, fill_presets, is_open, unknown_keys, where
+from bio_rl.names import TUNED_BY_RULE, TUNED_BY_RULE_IN_FULL
 
 CONFIG = "train"
 REMOVABLE = ("experiment", "tuned")
@@ -38,8 +39,6 @@ SEARCH = "search"
 CHOSEN = ("agent", "rule", "rule@critic_rule", "optimizer", "callbacks", "env")
 ARGUMENTS = ("agent", "rule", "critic_rule", "optimizer", "callbacks")
 """Where the keys are those of the file that was chosen, and any other argument of what it describes."""
-TUNED_BY_RULE = "tuned=${env}/${agent}/${rule}"
-"""What ``tuned=rule`` stands for: the file that ``bio-rl tune`` writes."""
 LONGEST_NAME, LONGEST_PATH = 255, 4000
 """What file systems take, in bytes; of the path something is left for the files in it."""
 LAUNCHERS = {
@@ -106,7 +105,7 @@ def members(job: Job) -> list[tuple[DictConfig, Path]]:
 def shorthand(overrides: Iterable[str]) -> list[str]:
     """Ours as Hydra writes it: ``critic_rule=NAME``, the group ``rule``, put at ``critic_rule``, and ``tuned=rule``."""
     lines = [f"rule@{override}" if override.startswith("critic_rule=") else override for override in overrides]
-    return [TUNED_BY_RULE if line == "tuned=rule" else line for line in lines]
+    return [TUNED_BY_RULE_IN_FULL if line == TUNED_BY_RULE else line for line in lines]
 
 
 def folder_suffix(overrides: str, choices: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import TINY
 
+from bio_rl.analysis.records import read
 from bio_rl.cli import main
 from bio_rl.cli.configs import compose, compose_jobs, config_folder
 from bio_rl.cli.train import parse
@@ -291,3 +292,5 @@ def test_a_sweep_of_rules_that_were_not_tuned_alike_says_so(
         "warning: the rules were not tuned alike for ppo on cartpole (backprop: 1 trials of 8 seeds x 64 steps;"
         " readout: 2 trials of 8 seeds x 64 steps)" in capsys.readouterr().err
     )
+    for record in read([Path("runs/default")]).records:
+        assert "tuned=rule" in record.texts["settings"].split(), "as it is written, not as Hydra needs it"
