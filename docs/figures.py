@@ -44,48 +44,39 @@ SHOWN = ("", PRESET, "rule.feedback=sampled")
 """Settings of a rule beyond the task's that have a row beside the shipped ones."""
 
 
+def is_usual(settings: str) -> bool:
+    return settings in SHOWN
+
+
 class Published(NamedTuple):
     """A table of returns.
 
     Attributes:
-        page: where it stands.
         rows: the file in ``results/``.
         task: as ``bio-rl compare`` names it.
         given: the setting that all of its runs have.
         columns: after the rule's.
-        is_shown: whether a rule has a row, by its settings.
+        is_shown: whether a rule has a row, by its other settings.
+        page: where it stands.
     """
 
-    page: Path
     rows: str
     task: str
-    given: str
-    columns: Sequence[str]
-    is_shown: Callable[[str], bool]
+    given: str = ""
+    columns: Sequence[str] = (*OUTCOME, *ANGLES)
+    is_shown: Callable[[str], bool] = is_usual
+    page: Path = ROOT / "README.md"
 
 
 TABLES = {
-    "cartpole": Published(
-        ROOT / "README.md", "runs.csv", "cartpole, ppo", "", (*OUTCOME, *ANGLES), lambda settings: settings in SHOWN
-    ),
-    "lunar_lander": Published(
-        ROOT / "README.md",
-        "runs.csv",
-        "lunar_lander, ppo",
-        "experiment=lunar_lander",
-        (*OUTCOME, *ANGLES),
-        lambda settings: settings in SHOWN,
-    ),
-    "lunar_angles": Published(
-        ROOT / "README.md", "lunar_angles.csv", "lunar_lander, ppo", "", (*ANGLES, *OUTCOME), lambda settings: True
-    ),
+    "cartpole": Published("runs.csv", "cartpole, ppo"),
+    "lunar_lander": Published("runs.csv", "lunar_lander, ppo", given="experiment=lunar_lander"),
+    "lunar_angles": Published("lunar_angles.csv", "lunar_lander, ppo", columns=(*ANGLES, *OUTCOME)),
     "variants": Published(
-        ROOT / "results" / "README.md",
         "runs.csv",
         "cartpole, ppo",
-        "",
-        (*OUTCOME, *ANGLES),
-        lambda settings: settings.startswith("rule.") and settings != PRESET,
+        is_shown=lambda settings: settings.startswith("rule.") and settings != PRESET,
+        page=ROOT / "results" / "README.md",
     ),
 }
 
@@ -120,9 +111,9 @@ def rules_table(wanted: Published) -> str:
     """A row for each rule with its shipped settings, and for each variant that is shown."""
     rows = []
     for contender in sorted(contenders(wanted.rows, wanted.task), key=lambda each: (order(each.rule), each.name)):
-        given, *more = (contender.name.split()[1:] or [""]) if wanted.given else ["", *contender.name.split()[1:]]
-        settings = " ".join(more)
-        if given == wanted.given and wanted.is_shown(settings):
+        tokens = contender.name.split()[1:]
+        settings = " ".join(token for token in tokens if token != wanted.given)
+        if wanted.given in (*tokens, "") and wanted.is_shown(settings):
             row = row_of(contender)
             rows.append([f"`{f'{contender.rule} {settings}'.strip()}`", *(row[column] for column in wanted.columns)])
     return table(["rule", *wanted.columns], rows)
