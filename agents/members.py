@@ -250,9 +250,10 @@ class Members(Stack):
     def update_learning_rate(self) -> None:
         """Set the optimizer's learning rate to where the schedule is, for all members the same."""
         self.first._update_learning_rate(self.optimizer)
-        if self.logs:
-            for _, agent in self.still_learning():
-                if agent is not self.first:
+        for _, agent in self.still_learning():
+            if agent is not self.first:
+                agent._highest_rate = self.first._highest_rate
+                if self.logs:
                     agent._update_learning_rate(self.optimizer)
 
     def update(self, losses: Tensor) -> None:

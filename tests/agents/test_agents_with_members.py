@@ -50,6 +50,12 @@ def test_a_member_acts_is_saved_and_goes_on_alone(kind, tmp_path):
 
 
 @each_agent
+@pytest.mark.filterwarnings("error:nothing was learnt")
+def test_no_member_is_told_that_it_learnt_nothing_where_nothing_is_logged(kind):
+    make(kind, learning_rate=lambda left: 0.001 * left).learn(200, log_interval=None)
+
+
+@each_agent
 def test_members_are_saved_and_loaded_together(kind, tmp_path):
     agent = make(kind).learn(64)
     agent.save(tmp_path / "agent")
