@@ -35,9 +35,9 @@ MOST_VALUES = 4
 MOST_LINES = 8
 """Of pairs that are not settled, beside a table of scores."""
 SCORES = ("rule", "IQM", "95 % interval", "worst", "runs", "> backprop", "> readout", "credit", "above", "below")
-ENDS = ("rule", "IQM", "95 % interval", "worst", "runs", "above", "below")
+ENDS = ("rule", "IQM", "95 % interval", "worst", "runs")
 HELD = ("rule", "> backprop", "> readout")
-CREDIT = ("rule", "credit")
+CREDIT = ("rule", "credit", "above", "below")
 WIDE = 130
 """Columns of a terminal that has room for all of ``SCORES``."""
 NOTES = (

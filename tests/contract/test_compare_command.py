@@ -89,12 +89,14 @@ def test_a_terminal_of_eighty_columns_breaks_no_name(
 ) -> None:
     three_rules()
     longest = max(rule_names(), key=len)
-    runs_of(longest, [12.0, 106.0, 40.0, -80.0, 90.0, 55.0])
+    runs_of(longest, [12.0, 106.0, 40.0, -80.25, 90.0, 55.0])
+    a_run("runs", seed=6, rule=longest, status="running")
     monkeypatch.setenv("COLUMNS", "80")
     out = shown(capsys)
-    assert len(re.findall(rf"^{longest} ", out, re.MULTILINE)) >= 3, (
-        "a table of scores, of what is held against controls, and of credit"
-    )
+    number, several = r"-?[\d.]+", r"-?[\d.]+ to -?[\d.]+"
+    share = r"-?[\d.]+ \[-?[\d.]+, -?[\d.]+\]"
+    for cells in ((number, several, number, r"6 of 7"), (share, share), (share, r"\d", r"\d")):
+        assert re.search(rf"^{longest} +{' +'.join(cells)} *$", out, re.MULTILINE), f"no row of {cells}"
     assert max(map(len, out.splitlines())) <= 80
 
 
