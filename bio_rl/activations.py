@@ -15,6 +15,8 @@ reuse memory. All tensors of one call share one shape; an activity may also broa
 
 import platform
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -42,10 +44,10 @@ def _is_intel() -> bool:
         return "GenuineIntel" in platform.processor()
 
 
-# On x86 torch's tanh is MKL's, which is fast where it may use AVX-512, and on Intel's processors alone.
-HAS_FAST_TANH = (
-    torch.backends.mkl.is_available() and "AVX512" in torch.backends.cpu.get_cpu_capability() and _is_intel()
-)
+def _has_fast_tanh() -> bool:
+    """On x86 torch's tanh is MKL's, which is fast where it may use AVX-512, and on Intel's processors alone."""
+    has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return torch.backends.mkl.is_available() and has_avx512 and _is_intel()
 
 
 class Activation(ABC):
@@ -99,9 +101,10 @@ class Tanh(Activation):
     """Torch's, or ``2 sigmoid(2 drive) - 1`` where that takes less time."""
 
     module = nn.Tanh
+    is_fast: ClassVar[bool] = _has_fast_tanh()
 
     def forward(self, drive: Tensor, out: Tensor | None = None) -> Tensor:
-        if HAS_FAST_TANH or drive.is_cuda or drive.numel() < WORTH_THREE_CALLS:
+        if self.is_fast or drive.is_cuda or drive.numel() < WORTH_THREE_CALLS:
             return torch.tanh(drive, out=out)
         if out is None:
             return torch.add(MINUS_ONE, torch.sigmoid(drive * 2), alpha=2)
@@ -114,6 +117,16 @@ class Tanh(Activation):
         if out is None:
             return tanh_backward(signal, activity)
         return tanh_backward_out(signal, activity, grad_input=out)
+
+
+@contextmanager
+def tanh_in_one_call() -> Iterator[None]:
+    """For what counts operations, which should be the same on every machine."""
+    was_fast, Tanh.is_fast = Tanh.is_fast, True
+    try:
+        yield
+    finally:
+        Tanh.is_fast = was_fast
 
 
 class Sigmoid(Activation):

@@ -156,10 +156,10 @@ def test_a_stacks_drives_and_updates_are_each_layers_own(out_features, batch_siz
         torch.testing.assert_close(updates[stack.weight][member], delta[member].mT @ pre[member])
 
 
-@pytest.mark.parametrize("has_fast_tanh", [False, True])
+@pytest.mark.parametrize("is_fast", [False, True])
 @pytest.mark.parametrize("count", [7, 2 * activations.WORTH_THREE_CALLS])
-def test_tanh_is_tanh_in_either_way(monkeypatch, has_fast_tanh, count):
-    monkeypatch.setattr(activations, "HAS_FAST_TANH", has_fast_tanh)
+def test_tanh_is_tanh_in_either_way(monkeypatch, is_fast, count):
+    monkeypatch.setattr(activations.Tanh, "is_fast", is_fast)
     drive = torch.linspace(-12, 12, count).double()
     tanh, out = activations.find_activation("tanh"), torch.empty_like(drive)
     torch.testing.assert_close(tanh.forward(drive), torch.tanh(drive), rtol=0, atol=1e-15)

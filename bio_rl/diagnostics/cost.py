@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bio_rl.activations import tanh_in_one_call
 from bio_rl.network import Network
 
 BATCH = 256
@@ -71,6 +72,7 @@ def cost(network: Network, batch: int = BATCH) -> Cost:
     synapses = [each for each in kept if each.dim() >= len(network.members) + 2]
     with (
         torch.random.fork_rng(devices=[layer.device] if layer.is_cuda else []),
+        tanh_in_one_call(),
         Operations(synapses, [x, output_error, twin.modulator]) as counted,
     ):
         trace = twin.rule.forward(twin, x)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from variants import EVERY_RULE
 
 from bio_rl import Dense, Network, make_rule
+from bio_rl.activations import Tanh
 from bio_rl.diagnostics.cost import Operations, cost
 from bio_rl.layers import Updates
 from bio_rl.rule import Rule, Trace
@@ -90,6 +91,16 @@ def test_counts_by_hand(
     found = cost(build(make_rule(name, **settings), SIZES), BATCH)
     assert (found.multiply_accumulates, found.synaptic_events) == (arithmetic, events)
     assert found.sweeps == pytest.approx(sweeps)
+
+
+def test_what_tanh_is_made_of_here_is_not_counted(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for is_fast in (True, False):
+        monkeypatch.setattr(Tanh, "is_fast", is_fast)
+        torch.manual_seed(0)
+        counts.append(cost(build(Backprop(), (5, 64, 64, 3)), 256))
+        assert Tanh.is_fast is is_fast
+    assert counts[0] == counts[1]
 
 
 def test_a_step_of_relaxation_crosses_two_synapses(build: Build) -> None:
