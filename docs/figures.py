@@ -48,6 +48,10 @@ def is_usual(settings: str) -> bool:
     return settings in SHOWN
 
 
+def is_at_a_rate(settings: str) -> bool:
+    return settings.startswith("optimizer.learning_rate=") and " " not in settings
+
+
 class Published(NamedTuple):
     """A table of returns.
 
@@ -69,6 +73,8 @@ class Published(NamedTuple):
 
 
 TABLES = {
+    "digit_sum": Published("runs.csv", "digit_sum, ppo", is_shown=is_at_a_rate),
+    "digits": Published("runs.csv", "digits, ppo", page=ROOT / "docs" / "tasks.md"),
     "cartpole": Published("runs.csv", "cartpole, ppo"),
     "lunar_lander": Published("runs.csv", "lunar_lander, ppo", given="experiment=lunar_lander"),
     "lunar_angles": Published("lunar_angles.csv", "lunar_lander, ppo", columns=(*ANGLES, *OUTCOME)),
