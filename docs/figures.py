@@ -49,7 +49,7 @@ def is_usual(settings: str) -> bool:
 
 
 def is_at_a_rate(settings: str) -> bool:
-    return settings.startswith("optimizer.learning_rate=") and " " not in settings
+    return not settings or (settings.startswith("optimizer.learning_rate=") and " " not in settings)
 
 
 class Published(NamedTuple):
