@@ -41,12 +41,9 @@ ANGLES = {
 OUTCOME = ("IQM", "95 % interval", "worst", "seeds", "credit")
 RATE = "optimizer.learning_rate=lin_"
 PRESET = "rule.preset=prospective"
-SHOWN = ("", PRESET, "rule.feedback=sampled")
-"""Settings of a rule beyond the task's that have a row beside the shipped ones."""
-
-
-def is_usual(settings: str) -> bool:
-    return settings in SHOWN
+SHOWN = {"", PRESET, "rule.feedback=sampled"}
+"""Settings of a rule that have a row: those that are shipped, and two others."""
+LANDER = "experiment=lunar_lander"
 
 
 class Published(NamedTuple):
@@ -55,27 +52,35 @@ class Published(NamedTuple):
     Attributes:
         rows: the file in ``results/``.
         task: as ``bio-rl compare`` names it.
-        given: the setting of all its runs, but for those that are shown for another one.
         columns: after the rule's.
-        is_shown: whether a rule has a row, by its other settings.
+        is_shown: whether a rule has a row, by all settings of its runs.
+        unsaid: the setting that goes without saying.
         page: where it stands.
     """
 
     rows: str
     task: str
-    given: str = ""
     columns: Sequence[str] = (*OUTCOME, *ANGLES)
-    is_shown: Callable[[str], bool] = is_usual
+    is_shown: Callable[[str], bool] = SHOWN.__contains__
+    unsaid: str = ""
     page: Path = ROOT / "README.md"
 
 
 TABLES = {
     "digit_sum": Published(
-        "runs.csv", "digit_sum, ppo", given=f"{RATE}0.01", is_shown={"", f"{RATE}0.003"}.__contains__
+        "runs.csv",
+        "digit_sum, ppo",
+        is_shown={f"{RATE}0.01", f"{RATE}0.003"}.__contains__,
+        unsaid=f"{RATE}0.01",
     ),
     "digits": Published("runs.csv", "digits, ppo", page=ROOT / "docs" / "tasks.md"),
     "cartpole": Published("runs.csv", "cartpole, ppo"),
-    "lunar_lander": Published("runs.csv", "lunar_lander, ppo", given="experiment=lunar_lander"),
+    "lunar_lander": Published(
+        "runs.csv",
+        "lunar_lander, ppo",
+        is_shown={f"{LANDER} {each}".rstrip() for each in SHOWN}.__contains__,
+        unsaid=LANDER,
+    ),
     "lunar_angles": Published("lunar_angles.csv", "lunar_lander, ppo", columns=(*ANGLES, *OUTCOME)),
     "variants": Published(
         "runs.csv",
@@ -114,19 +119,14 @@ def with_table(name: str, text: str) -> str:
 
 def rules_table(wanted: Published) -> str:
     """A row for each rule with its shipped settings, and for each variant that is shown."""
+    task = next(each for each in compared(wanted.rows) if each.name == wanted.task)
     rows = []
-    for contender in sorted(contenders(wanted.rows, wanted.task), key=lambda each: (order(each.rule), each.name)):
-        tokens = contender.name.split()[1:]
-        settings = " ".join(token for token in tokens if token != wanted.given)
-        if (settings or wanted.given in (*tokens, "")) and wanted.is_shown(settings):
+    for contender in sorted(task.contenders, key=lambda each: (families().index(each.rule), each.name)):
+        if wanted.is_shown(contender.name.partition(" ")[2]):
+            name = " ".join(word for word in contender.name.split() if word != wanted.unsaid)
             row = row_of(contender)
-            rows.append([f"`{f'{contender.rule} {settings}'.strip()}`", *(row[column] for column in wanted.columns)])
+            rows.append([f"`{name}`", *(row[column] for column in wanted.columns)])
     return table(["rule", *wanted.columns], rows)
-
-
-@cache
-def contenders(rows: str, task: str) -> Sequence[Contender]:
-    return next(each.contenders for each in compared(rows) if each.name == task)
 
 
 @cache
@@ -135,10 +135,10 @@ def compared(rows: str) -> Sequence[Task]:
 
 
 @cache
-def order(rule: str) -> int:
-    """The rule's place in the experiment that has them all, family by family."""
+def families() -> list[str]:
+    """All rules, family by family, as the experiment that has them all names them."""
     config = yaml.safe_load(ALL_RULES.read_text(encoding="utf-8"))
-    return config["hydra"]["sweeper"]["params"]["rule"].split(",").index(rule)
+    return config["hydra"]["sweeper"]["params"]["rule"].split(",")
 
 
 # -- a rule's page -------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import yaml
 
 from bio_rl.cli.configs import SEARCH, Job, compose_jobs, config_folder, plain
 from bio_rl.cli.errors import UserError, first_line
+from bio_rl.cli.schema import RULES
 from bio_rl.cli.train import check_agents, check_builds, check_numbers, parse
 from bio_rl.experiment.interruption import Interruption
 from bio_rl.experiment.output import as_return, complain, plain_warnings, say
@@ -31,7 +32,6 @@ DEFAULTS = {
     "evaluation.checkpoints": "none",
 }
 """What differs from ``bio-rl train`` unless it is given: nothing of a trial stays but its returns."""
-RULES = ("rule", "critic_rule")
 TUNED = "tuned"
 HEADER = """\
 # @package _global_
@@ -104,11 +104,16 @@ def _flags(config_dir: Path | None) -> list[str]:
     return [] if config_dir is None else ["--config-dir", str(config_dir)]
 
 
+def _keys(arguments: Sequence[str]) -> list[str]:
+    """What overrides set."""
+    return [argument.lstrip("+").partition("=")[0] for argument in arguments]
+
+
 # -- what is tuned -----------------------------------------------------------------------
 
 
 def _jobs(arguments: Sequence[str], config_dir: Path | None) -> list[Job]:
-    given = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+    given = _keys(arguments)
     defaults = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in given]
     jobs = compose_jobs(parse(["-m", *_flags(config_dir), *defaults, *arguments]))
     if not jobs:
@@ -246,9 +251,9 @@ def _duration(seconds: float) -> str:
 
 def _given(arguments: Sequence[str], job: Job) -> dict[str, Any]:
     """The rule's settings that the command line gave, as its preset: the values found hold only beside them."""
-    keys = [argument.lstrip("+").partition("=")[0] for argument in arguments]
+    keys = [key for key in _keys(arguments) if "." in key and is_within(key, RULES)]
     settings = plain(job.config)
-    return {key: reduce(getitem, key.split("."), settings) for key in keys if "." in key and is_within(key, RULES)}
+    return {key: reduce(getitem, key.split("."), settings) for key in keys}
 
 
 def _write(job: Job, tuned: Any, given: Mapping[str, Any], folder: Path, command: str) -> None:
