@@ -3,7 +3,7 @@
 import csv
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ KEPT = 2
 """States of a run that is not finished; should the last one be damaged, there is the one before."""
 SHARE = 0.01
 """Of the time, that saving takes at most."""
+CLOCKS_DIFFER = 10.0
+"""Seconds by which the clocks of two machines may differ, one of which goes on with the other's run."""
 
 
 class States:
@@ -220,12 +222,30 @@ def event_files(folder: Path) -> dict[str, int]:
 
 
 def cut_event_files(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Cut what TensorBoard's files hold beyond these sizes."""
+    """Cut what TensorBoard's files hold beyond these sizes; one that is begun from now on is read after them."""
     for file in _event_files(folder):
         if file.name in sizes:
             os.truncate(file, sizes[file.name])
         else:
             file.unlink()
+    _pass_the_second_of(sizes)
+
+
+def _pass_the_second_of(event_files: Iterable[str]) -> None:
+    """Wait until a new file of TensorBoard has a later second than these.
+
+    Their names say in which second, and by which process, they were begun. They are read in the order of their
+    names, so that within one second it would be the processes' numbers that order them.
+    """
+    last = max((int(name.split(".")[3]) for name in event_files), default=0)
+    wait = last + 1 - time.time()
+    if wait > CLOCKS_DIFFER:
+        complain(
+            f"this machine's clock is {wait:.0f} s behind that of the machine where the run was cut off: "
+            "TensorBoard will show its curves in the wrong order (the tables are right)"
+        )
+    elif wait > 0:
+        time.sleep(wait)
 
 
 def _event_files(folder: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from bio_rl.cli import main
 from bio_rl.experiment import resume
@@ -247,6 +248,23 @@ def test_nothing_goes_on_under_other_settings(capsys: pytest.CaptureFixture[str]
     killed(arguments, after=3)
     assert main(["train", *arguments, "agent.gamma=0.5"]) == 0
     assert "resumed_at" not in result(Path("run"))
+
+
+def test_what_tensorboard_shows_is_in_order_however_soon_a_run_goes_on() -> None:
+    # Its files are read by name, second before process: within one second the resumed process may come first.
+    Path("tensorboard").mkdir()
+    before = Path("tensorboard", f"events.out.tfevents.{time.time():010.0f}.zz.99999999.0")
+    before.touch()
+    resume.cut_event_files(Path(), resume.event_files(Path()))
+    SummaryWriter("tensorboard").close()
+    written = sorted(file.name for file in Path("tensorboard").iterdir())
+    assert len(written) == 2
+    assert written[0] == before.name
+
+
+def test_a_clock_that_is_far_behind_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    resume.cut_event_files(Path(), {f"events.out.tfevents.{time.time() + 1000:010.0f}.host.1.0": 0})
+    assert "clock is 100" in capsys.readouterr().err
 
 
 def test_saving_changes_nothing() -> None:
