@@ -92,7 +92,7 @@ class Categorical(Distribution):
 
     def sample(self, draws: Draws) -> Tensor:
         # The race of exponentials by which torch.multinomial draws one of several.
-        p = self.log_p.exp().mT.contiguous()
+        p = self.logits.softmax(-1)
         return (p / draws.exponential(p)).argmax(-1)
 
     def mode(self) -> Tensor:

@@ -112,7 +112,7 @@ class REINFORCE(RuleAgent):
             draws = members.draws(playing)
             if self.use_sde and self.sde_sample_freq > 0 and steps % self.sde_sample_freq == 0:
                 members.reset_noise(draws)
-            actions, _ = act(members, members.last_observations(), draws)
+            actions = act(members, members.last_observations(), draws)
             before = {index: agent._last_obs for index, agent in playing.items()}
             for index, step in step_environments(members, playing, actions, callbacks):
                 playing[index]._keep(before[index], actions[members.columns(index)], *step)
