@@ -63,7 +63,7 @@ class Published(NamedTuple):
     columns: Sequence[str] = (*OUTCOME, *ANGLES)
     is_shown: Callable[[str], bool] = SHOWN.__contains__
     unsaid: str = ""
-    page: Path = ROOT / "README.md"
+    page: Path = ROOT / "docs" / "findings.md"
 
 
 TABLES = {
@@ -72,6 +72,7 @@ TABLES = {
         "digit_sum, ppo",
         is_shown={f"{RATE}0.01", f"{RATE}0.003"}.__contains__,
         unsaid=f"{RATE}0.01",
+        page=ROOT / "README.md",
     ),
     "digits": Published("runs.csv", "digits, ppo", page=ROOT / "docs" / "tasks.md"),
     "cartpole": Published("runs.csv", "cartpole, ppo"),
@@ -114,19 +115,28 @@ def with_table(name: str, text: str) -> str:
     before, found, after = text.partition(mark)
     if not found:
         raise ValueError(f"{TABLES[name].page} has no line {mark.strip()!r} with an empty line below it")
-    return before + mark + rules_table(TABLES[name]) + "\n" + TABLE.sub("", after, count=1)
+    return before + mark + rules_table(TABLES[name]) + "\n\n" + TABLE.sub("", after, count=1).lstrip("\n")
 
 
 def rules_table(wanted: Published) -> str:
     """A row for each rule with its shipped settings, and for each variant that is shown."""
-    task = next(each for each in compared(wanted.rows) if each.name == wanted.task)
-    rows = []
-    for contender in sorted(task.contenders, key=lambda each: (families().index(each.rule), each.name)):
-        if wanted.is_shown(contender.name.partition(" ")[2]):
-            name = " ".join(word for word in contender.name.split() if word != wanted.unsaid)
-            row = row_of(contender)
-            rows.append([f"`{name}`", *(row[column] for column in wanted.columns)])
-    return table(["rule", *wanted.columns], rows)
+    contenders = sorted(shown(wanted).items(), key=lambda each: (families().index(each[1].rule), each[0]))
+    rows = [(f"`{name}`", row_of(contender)) for name, contender in contenders]
+    return table(["rule", *wanted.columns], [[name, *(row[column] for column in wanted.columns)] for name, row in rows])
+
+
+def shown(wanted: Published) -> dict[str, Contender]:
+    """What has a row in a table, by the name that it has there."""
+    return {
+        " ".join(word for word in contender.name.split() if word != wanted.unsaid): contender
+        for contender in task_of(wanted).contenders
+        if wanted.is_shown(contender.name.partition(" ")[2])
+    }
+
+
+def task_of(wanted: Published) -> Task:
+    """The comparison that a table is taken from."""
+    return next(each for each in compared(wanted.rows) if each.name == wanted.task)
 
 
 @cache

@@ -1,0 +1,173 @@
+"""The findings say what the published rows bear out: ``docs/findings.md``, and what the README says of DigitSum."""
+
+import itertools
+from collections.abc import Sequence
+from statistics import fmean
+
+import pytest
+from conftest import HERE
+
+from bio_rl.rules import rule_names
+from docs import figures
+
+ROOT = HERE.parents[1]
+FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FROM_ACTIVITY = ("weight_mirror", "target_propagation")
+PROSPECTIVE = (
+    "predictive_coding",
+    "equilibrium_propagation",
+    "target_propagation",
+    "deep_feedback_control",
+    "dendritic_microcircuit",
+    "segregated_dendrites",
+    "burst",
+)
+DIFFER = {
+    "digit_sum": [
+        ("direct_feedback_alignment", "feedback_alignment"),
+        ("backprop", "kolen_pollack"),
+        ("backprop", "sign_symmetry"),
+        *(
+            (other, "gated")
+            for other in ("segregated_dendrites", "direct_feedback_alignment", "feedback_alignment", "burst")
+        ),
+        ("backprop", "node_perturbation"),
+        ("readout", "pepita"),
+    ],
+    "lunar_lander": [
+        *(
+            (one, other)
+            for one in ("backprop", *FROM_ACTIVITY)
+            for other in ("kolen_pollack", "direct_feedback_alignment")
+        ),
+        ("backprop", "node_perturbation"),
+        ("weight_mirror", "feedback_alignment"),
+    ],
+    "cartpole": [
+        ("backprop", "weight_perturbation"),
+        ("backprop", "pepita"),
+        *((rule, f"{rule} {figures.PRESET}") for rule in ("deep_feedback_control", "dendritic_microcircuit")),
+    ],
+    "digits": [("backprop", "pepita")],
+}
+"""Of each pair, the first returns more."""
+NOT_TOLD_APART = {
+    "digit_sum": [
+        *(("backprop", rule) for rule in FROM_ACTIVITY),
+        ("sign_symmetry", "kolen_pollack"),
+        ("direct_feedback_alignment", "segregated_dendrites"),
+        ("feedback_alignment", "burst"),
+    ],
+    "lunar_lander": [
+        *(("backprop", rule) for rule in FROM_ACTIVITY),
+        ("sign_symmetry", "kolen_pollack"),
+        ("direct_feedback_alignment", "feedback_alignment"),
+    ],
+    "cartpole": [
+        *(
+            ("backprop", rule)
+            for rule in rule_names()
+            if rule not in {"backprop", "readout", "pepita", "weight_perturbation"}
+        ),
+        *(
+            (rule, f"{rule} {figures.PRESET}")
+            for rule in PROSPECTIVE
+            if rule not in {"deep_feedback_control", "dendritic_microcircuit"}
+        ),
+    ],
+    "digits": [
+        ("backprop", rule)
+        for rule in (
+            *FROM_ACTIVITY,
+            "feedback_alignment",
+            "direct_feedback_alignment",
+            "sign_symmetry",
+            "kolen_pollack",
+            "segregated_dendrites",
+            "burst",
+            "gated",
+        )
+    ],
+}
+CREDIT = {
+    ("digit_sum", "weight_mirror"): "0.98 each",
+    ("digit_sum", "target_propagation"): "0.98 each",
+    ("digit_sum", "feedback_alignment"): "earns 0.62",
+    ("digit_sum", "direct_feedback_alignment"): "0.70, and the two differ",
+    ("lunar_lander", "feedback_alignment"): "0.87 and 0.74",
+    ("lunar_lander", "direct_feedback_alignment"): "0.74, and are not told apart",
+    ("digit_sum", "node_perturbation"): "0.08 on DigitSum",
+    ("lunar_lander", "node_perturbation"): "0.48 on LunarLander",
+}
+"""The words in which each stands."""
+START, END = ("actor_angle_start", "critic_angle_start"), ("actor_angle", "critic_angle")
+BOTH = ("digit_sum", "lunar_lander")
+ANGLES = [
+    *((("digit_sum", "lunar_lander", "cartpole"), rule, END, 0, 10) for rule in FROM_ACTIVITY),
+    (("digits",), "target_propagation", END, 0, 10),
+    (("digits",), "weight_mirror", ("actor_angle",), 0, 10),
+    (("digits",), "weight_mirror", ("critic_angle",), 60, 90),
+    (("digit_sum",), "kolen_pollack", END, 0, 2.5),
+    (("lunar_lander",), "kolen_pollack", END, 0, 6.5),
+    (BOTH, "kolen_pollack", START, 88, 92),
+    (BOTH, "sign_symmetry", START, 42, 44),
+    (BOTH, "sign_symmetry", END, 25, 35),
+    (("digit_sum",), "pepita", ("actor_angle",), 46, 48),
+]
+"""Of a rule's updates to backprop's on these tasks, between these degrees."""
+
+
+def contender(task: str, name: str) -> figures.Contender:
+    found = figures.shown(figures.TABLES[task])
+    return next(found[each] for each in (name, f"{name} {figures.RATE}0.003") if each in found)
+
+
+def settled(task: str) -> set[tuple[str, str]]:
+    return {(pair.one, pair.other) for pair in figures.task_of(figures.TABLES[task]).pairs if pair.is_settled}
+
+
+@pytest.mark.parametrize(
+    ("task", "higher", "lower"), [(task, *pair) for task, pairs in DIFFER.items() for pair in pairs]
+)
+def test_these_differ(task: str, higher: str, lower: str) -> None:
+    assert (contender(task, higher).name, contender(task, lower).name) in settled(task)
+
+
+@pytest.mark.parametrize(
+    ("task", "one", "other"), [(task, *pair) for task, pairs in NOT_TOLD_APART.items() for pair in pairs]
+)
+def test_these_are_not_told_apart(task: str, one: str, other: str) -> None:
+    names = contender(task, one).name, contender(task, other).name
+    assert not settled(task) & {names, names[::-1]}
+
+
+@pytest.mark.parametrize(("task", "rule"), CREDIT)
+def test_credit_is_as_it_is_said(task: str, rule: str) -> None:
+    credit = contender(task, rule).credit
+    assert credit is not None
+    words = CREDIT[task, rule]
+    assert f"{credit.value:.2f}" in words
+    assert words in " ".join(FINDINGS.split())
+
+
+def test_how_many_pairs_digit_sum_tells_apart() -> None:
+    claim = f"{len(settled('digit_sum'))} of {len(figures.task_of(figures.TABLES['digit_sum']).pairs)} pairs"
+    assert claim in " ".join(FINDINGS.split())
+    assert claim.replace("of", "of the") in " ".join(README.split())
+
+
+@pytest.mark.parametrize(("tasks", "rule", "columns", "low", "high"), ANGLES)
+def test_updates_point_where_it_is_said(
+    tasks: Sequence[str], rule: str, columns: Sequence[str], low: float, high: float
+) -> None:
+    for task, column in itertools.product(tasks, columns):
+        assert low <= fmean(record.numbers[column] for record in contender(task, rule).records) <= high
+
+
+def test_no_finite_nudge_returns_more_on_cartpole() -> None:
+    better = {
+        (contender("cartpole", f"{rule} {figures.PRESET}").name, contender("cartpole", rule).name)
+        for rule in PROSPECTIVE
+    }
+    assert not settled("cartpole") & better
