@@ -54,7 +54,7 @@ DIFFER = {
 """Of each pair, the first returns more."""
 NOT_TOLD_APART = {
     "digit_sum": [
-        *(("backprop", rule) for rule in FROM_ACTIVITY),
+        *(("backprop", rule) for rule in (*FROM_ACTIVITY, "predictive_coding")),
         ("sign_symmetry", "kolen_pollack"),
         ("direct_feedback_alignment", "segregated_dendrites"),
         ("feedback_alignment", "burst"),
