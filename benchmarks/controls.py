@@ -44,6 +44,7 @@ LEARNERS = {
 }
 RATES = (0.001, 0.003, 0.01)
 TUNING_SEEDS = (1000, 1001)
+SEEDS = tuple(range(8))
 EPISODES = 1000
 RESAMPLES = 10_000
 COLUMNS = ("task", "learner", "learning_rate", "seed", "return", "untrained_return")
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="the CSV file, to which rows are added")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--seeds", type=int, default=8, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many, from 0")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)  # one condition: what the processes are told
     options = parser.parse_args(arguments)
@@ -156,6 +157,14 @@ def best_rates(returns: Returns, tasks: Sequence[str]) -> list[Condition]:
     return [
         max((Condition(task, learner, rate) for rate in RATES), key=score) for task in tasks for learner in LEARNERS
     ]
+
+
+def is_whole(returns: Returns, task: str, seeds: Sequence[int]) -> bool:
+    """Whether all of a task's conditions have run, on the seeds for tuning and on the others."""
+    conditions = [Condition(task, learner, rate) for learner in LEARNERS for rate in RATES]
+    return all(set(TUNING_SEEDS) <= returns[each].keys() for each in conditions) and all(
+        set(seeds) <= returns[each].keys() for each in best_rates(returns, [task])
+    )
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """The tables and figures of README, results/ and the rules' pages: taken from the results and the code, never typed.
 
-    python docs/figures.py
+    python -m docs.figures
 
 writes them anew: the end of each page in ``docs/rules/``, and the tables that stand under a mark in the other pages.
 ``tests/contract/test_results.py`` holds the pages to it.
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import yaml
 
+from benchmarks import controls
 from bio_rl.analysis.comparison import BACKPROP, READOUT, Contender, Task, compare
 from bio_rl.analysis.records import read
 from bio_rl.analysis.report import figures
@@ -25,6 +26,9 @@ from bio_rl.cli.rules import NEEDS, properties
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "rules"
+TASKS_PAGE = ROOT / "docs" / "tasks.md"
+CONTROLS = "controls"
+"""The table of ``benchmarks/controls.py``."""
 ALL_RULES = ROOT / "conf" / "experiment" / "lunar_lander.yaml"
 MARK = "<!-- What follows is written by docs/figures.py. -->\n"
 TABLE_MARK = "<!-- {}: written by docs/figures.py -->\n"
@@ -74,7 +78,7 @@ TABLES = {
         unsaid=f"{RATE}0.01",
         page=ROOT / "README.md",
     ),
-    "digits": Published("runs.csv", "digits, ppo", page=ROOT / "docs" / "tasks.md"),
+    "digits": Published("runs.csv", "digits, ppo", page=TASKS_PAGE),
     "cartpole": Published("runs.csv", "cartpole, ppo"),
     "lunar_lander": Published(
         "runs.csv",
@@ -98,8 +102,9 @@ def main() -> None:
         page = PAGES / f"{facts['name']}.md"
         text, _, _ = page.read_text(encoding="utf-8").partition(MARK)
         page.write_text(text + MARK + block(facts, tasks, found), encoding="utf-8")
-    for name, each in TABLES.items():
-        each.page.write_text(with_table(name, each.page.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in (*TABLES, CONTROLS):
+        page = page_of(name)
+        page.write_text(with_table(name, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 # -- the tables of all rules ---------------------------------------------------------------
@@ -114,8 +119,21 @@ def with_table(name: str, text: str) -> str:
     mark = TABLE_MARK.format(name) + "\n"
     before, found, after = text.partition(mark)
     if not found:
-        raise ValueError(f"{TABLES[name].page} has no line {mark.strip()!r} with an empty line below it")
-    return before + mark + rules_table(TABLES[name]) + "\n\n" + TABLE.sub("", after, count=1).lstrip("\n")
+        raise ValueError(f"{page_of(name)} has no line {mark.strip()!r} with an empty line below it")
+    rows = controls_table() if name == CONTROLS else rules_table(TABLES[name])
+    return before + mark + rows + "\n\n" + TABLE.sub("", after, count=1).lstrip("\n")
+
+
+def page_of(name: str) -> Path:
+    """Where the table of that name stands."""
+    return TASKS_PAGE if name == CONTROLS else TABLES[name].page
+
+
+def controls_table() -> str:
+    """Which network needs credit, of the tasks whose runs are whole."""
+    returns = controls.read(ROOT / "benchmarks" / "controls.csv")
+    whole = [task for task in controls.TASKS if controls.is_whole(returns, task, controls.SEEDS)]
+    return "\n".join(controls.markdown(returns, whole, controls.SEEDS))
 
 
 def rules_table(wanted: Published) -> str:

@@ -165,6 +165,13 @@ def test_updates_point_where_it_is_said(
         assert low <= fmean(record.numbers[column] for record in contender(task, rule).records) <= high
 
 
+def test_six_tasks_need_credit_in_the_actor() -> None:
+    tasks = figures.controls_table().splitlines()[2:]
+    assert len(tasks) == 6
+    assert all("actor" in row.split("|")[-2] for row in tasks)
+    assert [row.split("`")[1] for row in tasks if "critic" in row.split("|")[-2]] == ["interface"]
+
+
 def test_no_finite_nudge_returns_more_on_cartpole() -> None:
     better = {
         (contender("cartpole", f"{rule} {figures.PRESET}").name, contender("cartpole", rule).name)
