@@ -121,10 +121,11 @@ class Decoder(BaseCallback):
         if self.at_swap is None or self.manifold is None:
             return
         early, late = self.at_swap, self._trials()
-        # The same states, however the cursor moves by now.
-        seen = early.observations.flatten(0, 1)
-        revisited = activities_of(self.actor, seen)[-2].view_as(early.activity)
-        now = revisited.flatten(0, 1)
+        # The same states, however the cursor moves by now; step by step, as they were seen, so that a network that
+        # has not changed gives the same numbers to the last bit.
+        steps = early.observations.unbind(1)
+        revisited = [activities_of(self.actor, seen.contiguous())[-2] for seen in steps]
+        now = torch.stack(revisited, dim=1).flatten(0, 1)
         scalars = shares_of_change(self.manifold, early.activity.flatten(0, 1), now, self.perturbed.weight)
         for name, decoder in (("", self.perturbed), ("_before", self.intuitive)):
             scalars[f"flow_correlation{name}"] = flow_correlation(

@@ -16,6 +16,7 @@ from bio_rl.tasks import TASKS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import controls
+import interface
 
 OWN = sorted(
     file.stem for file in (config_folder() / "env").glob("*.yaml") if "id: bio_rl/" in file.read_text(encoding="utf-8")
@@ -48,7 +49,7 @@ def test_evaluations_are_of_held_out_digits(name):
     assert len(make_env(single).unwrapped.batch.digits) == 1437
 
 
-def test_the_interface_leaves_what_was_measured(train):
+def test_the_interface_leaves_what_was_measured(train, capsys):
     settings = ("env=interface", "callbacks.decoder.swap_at=32", "logging=csv", "env.timesteps=96")
     assert train(*settings) == 0
     with Path("run/progress.csv").open(newline="") as file:
@@ -56,12 +57,26 @@ def test_the_interface_leaves_what_was_measured(train):
     at_swap, at_end = (row for row in rows if row["interface/teaching_correlation"])
     assert float(at_swap["interface/open_loop_angle"]) == pytest.approx(90, abs=10)
     assert 0 <= float(at_end["interface/potent_share"]) <= 1
+    interface.main(["run", "table.csv"])
+    (row,) = interface.read(Path("table.csv"))
+    for measure in interface.MEASURES:
+        assert float(row[measure]) == pytest.approx(float(at_end[f"interface/{measure}"]), abs=1e-4)
+    assert f"| `backprop` | 1 | {float(row['return']):.2f} | 1.00 |" in capsys.readouterr().out
     assert load_file("run/interface.safetensors")["at_swap.activity"].shape == (8, 20, 64)
     decoder = load_file("run/interface.safetensors")["perturbed.weight"].float()
     saved = load_file("run/model/policy.safetensors")["mlp_extractor.actor.layers.2.weight"]
     np.testing.assert_allclose(saved, decoder, rtol=1e-5, atol=1e-6)
     assert train(*settings, "overwrite=true") == 0, "the folder holds nothing that is not a run's"
     assert main(["play", "run", "--episodes", "1"]) == 0
+
+
+def test_where_nothing_was_learnt_no_change_is_measured(train):
+    """The shares of what rounding leaves would be those of chance."""
+    assert train("env=interface", "rule=readout", "callbacks.decoder.swap_at=0", "logging=csv") == 0
+    with Path("run/progress.csv").open(newline="") as file:
+        columns = next(csv.reader(file))
+    assert "interface/open_loop_angle" in columns
+    assert not {f"interface/{name}" for name in interface.MEASURES} & set(columns)
 
 
 @pytest.mark.parametrize(
