@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import yaml
 
-from benchmarks import controls
+from benchmarks import controls, interface
 from bio_rl.analysis.comparison import BACKPROP, READOUT, Contender, Task, compare
 from bio_rl.analysis.records import read
 from bio_rl.analysis.report import figures
@@ -27,8 +27,6 @@ from bio_rl.cli.rules import NEEDS, properties
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "rules"
 TASKS_PAGE = ROOT / "docs" / "tasks.md"
-CONTROLS = "controls"
-"""The table of ``benchmarks/controls.py``."""
 ALL_RULES = ROOT / "conf" / "experiment" / "lunar_lander.yaml"
 MARK = "<!-- What follows is written by docs/figures.py. -->\n"
 TABLE_MARK = "<!-- {}: written by docs/figures.py -->\n"
@@ -79,6 +77,13 @@ TABLES = {
         page=ROOT / "README.md",
     ),
     "digits": Published("runs.csv", "digits, ppo", page=TASKS_PAGE),
+    "interface": Published(
+        "runs.csv",
+        "interface, ppo",
+        is_shown=lambda settings: settings.startswith(RATE),
+        unsaid=f"{RATE}0.01",
+        page=TASKS_PAGE,
+    ),
     "cartpole": Published("runs.csv", "cartpole, ppo"),
     "lunar_lander": Published(
         "runs.csv",
@@ -102,7 +107,7 @@ def main() -> None:
         page = PAGES / f"{facts['name']}.md"
         text, _, _ = page.read_text(encoding="utf-8").partition(MARK)
         page.write_text(text + MARK + block(facts, tasks, found), encoding="utf-8")
-    for name in (*TABLES, CONTROLS):
+    for name in (*TABLES, *OTHERS):
         page = page_of(name)
         page.write_text(with_table(name, page.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -120,13 +125,13 @@ def with_table(name: str, text: str) -> str:
     before, found, after = text.partition(mark)
     if not found:
         raise ValueError(f"{page_of(name)} has no line {mark.strip()!r} with an empty line below it")
-    rows = controls_table() if name == CONTROLS else rules_table(TABLES[name])
+    rows = OTHERS[name]() if name in OTHERS else rules_table(TABLES[name])
     return before + mark + rows + "\n\n" + TABLE.sub("", after, count=1).lstrip("\n")
 
 
 def page_of(name: str) -> Path:
     """Where the table of that name stands."""
-    return TASKS_PAGE if name == CONTROLS else TABLES[name].page
+    return TASKS_PAGE if name in OTHERS else TABLES[name].page
 
 
 def controls_table() -> str:
@@ -134,6 +139,15 @@ def controls_table() -> str:
     returns = controls.read(ROOT / "benchmarks" / "controls.csv")
     whole = [task for task in controls.TASKS if controls.is_whole(returns, task, controls.SEEDS)]
     return "\n".join(controls.markdown(returns, whole, controls.SEEDS))
+
+
+def interface_table() -> str:
+    """What an experimenter would measure of each rule."""
+    return "\n".join(interface.markdown(interface.read(ROOT / "benchmarks" / "interface.csv")))
+
+
+OTHERS: dict[str, Callable[[], str]] = {"controls": controls_table, "interface_measures": interface_table}
+"""Tables of other programs' rows, all on the page of the tasks."""
 
 
 def rules_table(wanted: Published) -> str:

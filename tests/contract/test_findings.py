@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Sequence
 from statistics import fmean
 
+import numpy as np
 import pytest
 from conftest import HERE
 
+from benchmarks import interface
 from bio_rl.rules import rule_names
 from docs import figures
 
@@ -23,6 +25,10 @@ PROSPECTIVE = (
     "segregated_dendrites",
     "burst",
 )
+BRING_BACK = ("backprop", *FROM_ACTIVITY, "sign_symmetry", "node_perturbation")
+FIXED_FEEDBACK = ("feedback_alignment", "direct_feedback_alignment", "segregated_dendrites", "burst", "gated")
+DO_NOT = (*FIXED_FEEDBACK, "kolen_pollack", "pepita")
+"""The cursor, on Interface."""
 DIFFER = {
     "digit_sum": [
         ("direct_feedback_alignment", "feedback_alignment"),
@@ -34,6 +40,11 @@ DIFFER = {
         ),
         ("backprop", "node_perturbation"),
         ("readout", "pepita"),
+    ],
+    "interface": [
+        *((rule, "readout") for rule in BRING_BACK),
+        ("backprop", "target_propagation"),
+        *(("node_perturbation", rule) for rule in DO_NOT),
     ],
     "lunar_lander": [
         *(
@@ -58,6 +69,10 @@ NOT_TOLD_APART = {
         ("sign_symmetry", "kolen_pollack"),
         ("direct_feedback_alignment", "segregated_dendrites"),
         ("feedback_alignment", "burst"),
+    ],
+    "interface": [
+        *(("backprop", rule) for rule in ("node_perturbation", "sign_symmetry", "weight_mirror")),
+        *(("readout", rule) for rule in DO_NOT),
     ],
     "lunar_lander": [
         *(("backprop", rule) for rule in FROM_ACTIVITY),
@@ -101,6 +116,8 @@ CREDIT = {
     ("lunar_lander", "node_perturbation"): "0.48 on LunarLander",
 }
 """The words in which each stands."""
+RATES = ("0.003", "0.001")
+"""Learning rates that are said, where they are not the one that goes without saying."""
 START, END = ("actor_angle_start", "critic_angle_start"), ("actor_angle", "critic_angle")
 BOTH = ("digit_sum", "lunar_lander")
 ANGLES = [
@@ -120,7 +137,7 @@ ANGLES = [
 
 def contender(task: str, name: str) -> figures.Contender:
     found = figures.shown(figures.TABLES[task])
-    return next(found[each] for each in (name, f"{name} {figures.RATE}0.003") if each in found)
+    return next(found[each] for each in (name, *(f"{name} {figures.RATE}{rate}" for rate in RATES)) if each in found)
 
 
 def settled(task: str) -> set[tuple[str, str]]:
@@ -170,6 +187,18 @@ def test_six_tasks_need_credit_in_the_actor() -> None:
     assert len(tasks) == 6
     assert all("actor" in row.split("|")[-2] for row in tasks)
     assert [row.split("`")[1] for row in tasks if "critic" in row.split("|")[-2]] == ["interface"]
+
+
+def test_what_a_neuron_is_taught_tells_who_brings_the_cursor_back() -> None:
+    rows = interface.read(ROOT / "benchmarks" / "interface.csv")
+
+    def middle(rule: str, measure: str) -> float:
+        return round(float(np.median(interface.numbers([row for row in rows if row["rule"] == rule], measure))), 2)
+
+    assert min(middle(rule, "teaching_correlation") for rule in BRING_BACK) >= 0.78
+    assert max(middle(rule, "teaching_correlation") for rule in DO_NOT) <= 0.47
+    assert min(middle(rule, "potent_share") for rule in BRING_BACK) > 0.2
+    assert max(middle(rule, "potent_share") for rule in DO_NOT) <= 0.05
 
 
 def test_no_finite_nudge_returns_more_on_cartpole() -> None:

@@ -14,7 +14,7 @@ from docs import figures
 ROOT = HERE.parents[1]
 
 
-@pytest.mark.parametrize("name", [*figures.TABLES, figures.CONTROLS])
+@pytest.mark.parametrize("name", [*figures.TABLES, *figures.OTHERS])
 def test_a_published_table_is_what_the_rows_make_of_it(name: str) -> None:
     page = figures.page_of(name).read_text(encoding="utf-8")
     assert figures.with_table(name, page) == page, "python -m docs.figures writes it anew"
