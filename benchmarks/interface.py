@@ -17,6 +17,7 @@ from bio_rl.analysis.runs import Run, find_runs
 
 MEASURES = ("teaching_correlation", "potent_share", "manifold_share", "flow_correlation", "flow_correlation_before")
 """At the end of a run."""
+TASK = "bio_rl/Interface-v0"
 COLUMNS = ("rule", "seed", "return", *MEASURES)
 Row = Mapping[str, str]
 
@@ -38,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measured(runs: Iterable[Run]) -> Iterator[Row]:
-    """A row for each run that is done; what could not be measured is empty, as a correlation with no change."""
+    """A row for each run that is done. What could not be measured is empty: where nothing was learnt, nearly all."""
     for run in runs:
-        series = {name: run.progress[f"interface/{name}"] for name in MEASURES if f"interface/{name}" in run.progress}
-        if run.status != "done" or not series:
+        if run.status != "done" or run.text("env_id") != TASK or not run.progress:
             continue
-        numbers = {"return": run.number("return_mean"), **{name: each.values[-1] for name, each in series.items()}}
-        written = {name: f"{number:.4f}" for name, number in numbers.items() if number is not None}
+        series = {name: run.progress[f"interface/{name}"] for name in MEASURES if f"interface/{name}" in run.progress}
+        found = {"return": run.number("return_mean"), **{name: each.values[-1] for name, each in series.items()}}
+        written = {name: f"{number:.4f}" for name, number in found.items() if number is not None}
         yield {"rule": run.text("rule"), "seed": run.text("seed"), **written}
 
 
