@@ -72,7 +72,7 @@ TABLES = {
     "digit_sum": Published(
         "runs.csv",
         "digit_sum, ppo",
-        is_shown={f"{RATE}0.01", f"{RATE}0.003"}.__contains__,
+        is_shown={f"{RATE}{rate}{preset}" for rate in ("0.01", "0.003") for preset in ("", f" {PRESET}")}.__contains__,
         unsaid=f"{RATE}0.01",
         page=ROOT / "README.md",
     ),

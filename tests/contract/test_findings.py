@@ -40,6 +40,7 @@ DIFFER = {
         ),
         ("backprop", "node_perturbation"),
         ("readout", "pepita"),
+        ("target_propagation", f"target_propagation {figures.PRESET}"),
     ],
     "interface": [
         *((rule, "readout") for rule in BRING_BACK),
@@ -69,6 +70,7 @@ NOT_TOLD_APART = {
         ("sign_symmetry", "kolen_pollack"),
         ("direct_feedback_alignment", "segregated_dendrites"),
         ("feedback_alignment", "burst"),
+        ("burst", f"burst {figures.PRESET}"),
     ],
     "interface": [
         *(("backprop", rule) for rule in ("node_perturbation", "sign_symmetry", "weight_mirror")),
@@ -108,6 +110,7 @@ NOT_TOLD_APART = {
 CREDIT = {
     ("digit_sum", "weight_mirror"): "0.98 each",
     ("digit_sum", "target_propagation"): "0.98 each",
+    ("digit_sum", f"target_propagation {figures.PRESET}"): "0.98 to 0.59",
     ("digit_sum", "feedback_alignment"): "earns 0.62",
     ("digit_sum", "direct_feedback_alignment"): "0.70, and the two differ",
     ("lunar_lander", "feedback_alignment"): "0.87 and 0.74",
