@@ -75,8 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.table.exists():
         options.table.write_text(",".join(COLUMNS) + "\n")
     for task in options.tasks:
-        everything = [Condition(task, learner, rate) for learner in LEARNERS for rate in RATES]
-        run_all(options.table, everything, TUNING_SEEDS, options.jobs)
+        run_all(options.table, conditions_of(task), TUNING_SEEDS, options.jobs)
         run_all(options.table, best_rates(read(options.table), [task]), seeds, options.jobs)
     returns = read(options.table)
     for line in markdown(returns, options.tasks, seeds):
@@ -85,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_all(table: Path, conditions: Sequence[Condition], seeds: Sequence[int], jobs: int) -> None:
     """Run those that the table lacks, each in a process of its own."""
-    known = read(table)
-    left = [each for each in conditions if not set(seeds) <= known.get(each, {}).keys()]
+    left = missing(read(table), conditions, seeds)
 
     def run(each: Condition) -> None:
         chosen = [each.task, each.learner, str(each.rate), *map(str, seeds)]
@@ -161,10 +159,19 @@ def best_rates(returns: Returns, tasks: Sequence[str]) -> list[Condition]:
 
 def is_whole(returns: Returns, task: str, seeds: Sequence[int]) -> bool:
     """Whether all of a task's conditions have run, on the seeds for tuning and on the others."""
-    conditions = [Condition(task, learner, rate) for learner in LEARNERS for rate in RATES]
-    return all(set(TUNING_SEEDS) <= returns[each].keys() for each in conditions) and all(
-        set(seeds) <= returns[each].keys() for each in best_rates(returns, [task])
+    return not (
+        missing(returns, conditions_of(task), TUNING_SEEDS) or missing(returns, best_rates(returns, [task]), seeds)
     )
+
+
+def missing(returns: Returns, conditions: Sequence[Condition], seeds: Sequence[int]) -> list[Condition]:
+    """Those that have not run on all of the seeds."""
+    return [each for each in conditions if not set(seeds) <= returns.get(each, {}).keys()]
+
+
+def conditions_of(task: str) -> list[Condition]:
+    """Every learner of a task at every learning rate."""
+    return [Condition(task, learner, rate) for learner in LEARNERS for rate in RATES]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

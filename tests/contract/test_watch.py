@@ -37,7 +37,7 @@ def test_runs_that_end_are_counted_and_those_of_before_are_not(
         put(folders[1], "diverged", "now")
         lines = lines_after(2)
     assert [line.split(" runs")[0] for line in lines] == ["1 of 4", "2 of 4"]
-    assert "the others will take about 0:0" in lines[0]
+    assert "the others will take about 0:00:" in lines[0]
 
 
 def test_the_time_left_is_that_of_as_many_runs() -> None:
