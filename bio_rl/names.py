@@ -7,6 +7,24 @@ from typing import Any
 
 TUNED_BY_RULE, TUNED_BY_RULE_IN_FULL = "tuned=rule", "tuned=${env}/${agent}/${rule}"
 """The choice of the file that ``bio-rl tune`` writes, for a reader and for Hydra."""
+CRITIC_RULE, CRITIC_RULE_IN_FULL = "critic_rule=", "rule@critic_rule="
+"""The choice of the critic's own rule; for Hydra, one from the group ``rule`` that is put at ``critic_rule``."""
+
+
+def in_full(override: str) -> str:
+    """An override as Hydra takes it, of one that may use our short forms."""
+    if override == TUNED_BY_RULE:
+        return TUNED_BY_RULE_IN_FULL
+    return override.replace(CRITIC_RULE, CRITIC_RULE_IN_FULL, 1) if override.startswith(CRITIC_RULE) else override
+
+
+def in_short(override: str) -> str:
+    """An override as one would type it, of one that Hydra recorded, with its braces escaped."""
+    if override.replace("\\", "") == TUNED_BY_RULE_IN_FULL:
+        return TUNED_BY_RULE
+    return (
+        override.replace(CRITIC_RULE_IN_FULL, CRITIC_RULE, 1) if override.startswith(CRITIC_RULE_IN_FULL) else override
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

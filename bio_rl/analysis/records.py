@@ -18,6 +18,7 @@ import numpy as np
 from bio_rl.analysis.axes import LARGEST
 from bio_rl.analysis.runs import NoRun, Run, Series, find_runs, flat
 from bio_rl.experiment.result import STATUSES
+from bio_rl.names import CRITIC_RULE, in_short
 
 NAMED = ("study", "env", "agent", "rule", "seed", "overwrite", "members", "diagnostics", "logging")
 """Overrides that have a column of their own, or do not change what was learnt."""
@@ -285,11 +286,13 @@ def _rows_of(file: Path) -> Iterator[Record]:
 
 def _of_row(row: Mapping[str, str], place: str) -> Record:
     numbers = {name: float(row[name]) for name in NUMBERS if row[name]}
+    settings = [in_short(each) for each in row["settings"].split()]
     if row["status"] not in STATUSES:
         raise ValueError(f"{row['status']!r} is no status ({', '.join(STATUSES)})")
     return Record(
         folder=place,
-        texts={name: row[name] for name in (*TEXTS, "git_revision")} | {"critic_rule": _critic_rule(row)},
+        texts={name: row[name] for name in (*TEXTS, "git_revision")}
+        | {"settings": " ".join(settings), "critic_rule": _critic_rule(settings) or row["rule"]},
         seed=int(row["seed"]),
         status=row["status"],
         numbers={name: value for name, value in numbers.items() if abs(value) < LARGEST},
@@ -297,10 +300,9 @@ def _of_row(row: Mapping[str, str], place: str) -> Record:
     )
 
 
-def _critic_rule(row: Mapping[str, str]) -> str:
-    """The rule of a row's critic: the actor's, unless an override chose another."""
-    chosen = dict(token.lstrip("+").partition("=")[::2] for token in row["settings"].split())
-    return chosen.get("critic_rule") or chosen.get("rule@critic_rule") or row["rule"]
+def _critic_rule(settings: Iterable[str]) -> str | None:
+    """The rule that an override chose for the critic alone."""
+    return next((each.removeprefix(CRITIC_RULE) for each in settings if each.startswith(CRITIC_RULE)), None)
 
 
 # -- data frames ---------------------------------------------------------------------------

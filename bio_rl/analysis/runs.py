@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bio_rl.experiment import result as results
 from bio_rl.experiment.folder import CONFIG
-from bio_rl.names import TUNED_BY_RULE, TUNED_BY_RULE_IN_FULL
+from bio_rl.names import in_short
 from bio_rl.trust import MOST_BYTES as YAML_BYTES
 from bio_rl.trust import first_link, parse_yaml, plain_file
 
@@ -142,8 +142,7 @@ class Run:
         """What the run was started with, as on the command line, in the order of the names."""
         overrides = self._tried(self.read_yaml, OVERRIDES)
         lines = map(str, overrides) if isinstance(overrides, list) else ()
-        # Hydra escapes braces.
-        return sorted(TUNED_BY_RULE if line.replace("\\", "") == TUNED_BY_RULE_IN_FULL else line for line in lines)
+        return sorted(map(in_short, lines))
 
     @cached_property
     def evaluations(self) -> Evaluations:

@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 import bio_rl
 from bio_rl.cli.errors import UserError, first_line, nearest, nearest_of
 from bio_rl.cli.schema import as_text, check_values, fill_presets, is_open, unknown_keys, where
-from bio_rl.names import TUNED_BY_RULE, TUNED_BY_RULE_IN_FULL
+from bio_rl.names import CRITIC_RULE, CRITIC_RULE_IN_FULL, in_full
 
 CONFIG = "train"
 REMOVABLE = ("experiment", "tuned")
@@ -102,12 +102,6 @@ def members(job: Job) -> list[tuple[DictConfig, Path]]:
     return runs
 
 
-def shorthand(overrides: Iterable[str]) -> list[str]:
-    """Ours as Hydra writes it: ``critic_rule=NAME``, the group ``rule``, put at ``critic_rule``, and ``tuned=rule``."""
-    lines = [f"rule@{override}" if override.startswith("critic_rule=") else override for override in overrides]
-    return [TUNED_BY_RULE_IN_FULL if line == TUNED_BY_RULE else line for line in lines]
-
-
 def folder_suffix(overrides: str, choices: Mapping[str, Any]) -> str:
     """What else was overridden, as the end of a folder's name: ``,key=value,...`` or nothing.
 
@@ -116,7 +110,7 @@ def folder_suffix(overrides: str, choices: Mapping[str, Any]) -> str:
         choices: Hydra's.
     """
     # Hydra cannot tell the rule, which the folder is named by already, from the critic's.
-    overrides = re.sub(r"(^|,)rule=[^,]*", "", overrides).lstrip(",").replace("rule@critic_rule=", "critic_rule=")
+    overrides = re.sub(r"(^|,)rule=[^,]*", "", overrides).lstrip(",").replace(CRITIC_RULE_IN_FULL, CRITIC_RULE)
     # Whether a key was added or changed makes no other run.
     overrides = re.sub(r"(^|,)\+{1,2}", r"\1", overrides)
     overrides = ",".join(filter(None, [overrides, _tuned_suffix(choices)]))
@@ -147,7 +141,9 @@ def compose(*overrides: str) -> DictConfig:
     Raises:
         UserError: as ``compose_jobs``.
     """
-    args = Namespace(overrides=shorthand(overrides), config_dir=None, config_name=None, multirun=False, help=False)
+    args = Namespace(
+        overrides=[*map(in_full, overrides)], config_dir=None, config_name=None, multirun=False, help=False
+    )
     (job,) = compose_jobs(args)
     return job.config
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, plain, resolved, shorthand, unequal_budgets
+from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, plain, resolved, unequal_budgets
 from bio_rl.cli.errors import UserError, first_line, nearest
 from bio_rl.cli.schema import check_arguments
 from bio_rl.cli.watch import SweepWatch
@@ -32,6 +32,7 @@ from bio_rl.experiment.folder import FINAL, FolderError, RunFolder
 from bio_rl.experiment.interruption import Interrupted, Interruption
 from bio_rl.experiment.output import as_return, complain, plain_warnings, say
 from bio_rl.experiment.provenance import changed_code, versions
+from bio_rl.names import in_full
 from bio_rl.trust import code_of_ones_own
 
 FINISHED = ("done", "diverged", "interrupted")
@@ -115,7 +116,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"no option {unknown[0]}{nearest(unknown[0], flags)}")
     args.flags = [each for each in arguments if each not in args.overrides]
-    args.overrides = shorthand(args.overrides)
+    args.overrides = [*map(in_full, args.overrides)]
     return args
 
 

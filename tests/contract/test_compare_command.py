@@ -139,13 +139,20 @@ def test_a_read_out_in_one_network_alone_is_no_control() -> None:
 def test_the_read_out_in_one_network_alone_says_which_network_needs_credit(capsys: pytest.CaptureFixture) -> None:
     three_rules()
     for seed in range(4):
-        mixed = {"critic_rule": "backprop", "overrides": ("critic_rule=backprop",)}
+        mixed = {"critic_rule": "backprop", "overrides": ("rule@critic_rule=backprop",)}
         a_run("runs", seed, 30.0 + seed, "readout", **mixed)
-        mixed = {"critic_rule": "readout", "overrides": ("critic_rule=readout",)}
+        mixed = {"critic_rule": "readout", "overrides": ("rule@critic_rule=readout",)}
         a_run("runs", seed, 98.0 + seed, "backprop", **mixed)
     assert main(["compare", "runs", "--csv", "out.csv"]) == 0
-    for place in ("runs", "out.csv"):
+    rows = Path("out.csv").read_text()
+    assert "rule@" not in rows, "settings are as one would type them"
+    Path("old.csv").write_text(rows.replace("critic_rule=", "rule@critic_rule="))
+    for place in ("runs", "out.csv", "old.csv"):
         (task,) = compared(place).tasks
+        assert {each.name for each in task.contenders} > {
+            "backprop critic_rule=readout",
+            "readout critic_rule=backprop",
+        }
         assert [note.partition(":")[0] for note in task.notes] == [
             "the actor needs hidden credit",
             "the critic is not shown to need hidden credit",
