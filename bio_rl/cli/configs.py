@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 import bio_rl
 from bio_rl.cli.errors import UserError, first_line, nearest, nearest_of
 from bio_rl.cli.schema import as_text, check_values, fill_presets, is_open, unknown_keys, where
-from bio_rl.names import CRITIC_RULE, CRITIC_RULE_IN_FULL, in_full
+from bio_rl.names import CRITIC_RULE, CRITIC_RULE_IN_FULL, in_full, is_within
 
 CONFIG = "train"
 REMOVABLE = ("experiment", "tuned")
@@ -41,6 +41,8 @@ ARGUMENTS = ("agent", "rule", "critic_rule", "optimizer", "callbacks")
 """Where the keys are those of the file that was chosen, and any other argument of what it describes."""
 LONGEST_NAME, LONGEST_PATH = 255, 4000
 """What file systems take, in bytes; of the path something is left for the files in it."""
+LOOKED_AT = ("hydra.searchpath", "hydra.job.env_copy")
+"""What Hydra does something by while it composes; any other setting can follow."""
 LAUNCHERS = {
     "joblib": "parallel",
     "ray": "ray",
@@ -246,7 +248,7 @@ class _Composer:
         self.config_name = config_name
         self.mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         # The jobs of a sweep differ in their settings for the most part, and few of them in their choices.
-        self._load, self._shipped = cache(self._load_configuration), cache(self._load_shipped)
+        self._loaded, self._shipped = cache(self._load_configuration), cache(self._load_shipped)
         self._parse = cache(self._parse_line)
 
     def jobs(self, lines: Sequence[str]) -> list[Job]:
@@ -257,7 +259,8 @@ class _Composer:
         hydras = [override for override in overrides if override.is_hydra_override()]
         self._check_settings(hydras)
         # Mode and sweeper depend on nothing else.
-        master = self._load((*self._choices(overrides), *_lines(hydras)), self.mode)
+        decisive = [each for each in overrides if self._is_choice(each) or each.is_hydra_override()]
+        master = self._compose(decisive, self.mode)
         self._refuse_hidden_files(master)
         if RunMode.MULTIRUN not in (self.mode, master.hydra.mode):
             self._refuse_sweeps(overrides)
@@ -278,8 +281,7 @@ class _Composer:
         overrides = [self._parse(line) for line in lines]
         for override in overrides:
             self._check_choice(override)
-        single = [override for override in overrides if self._is_choice(override) and not override.is_sweep_override()]
-        base = plain(self._load(tuple(_lines(single)), self.mode))
+        base = plain(self._load(self._choices(each for each in overrides if not each.is_sweep_override()), self.mode))
         return [
             f"++{line}" if self._adds(override, base) else line for line, override in zip(lines, overrides, strict=True)
         ]
@@ -300,25 +302,25 @@ class _Composer:
         is_mapping = isinstance(override.value(), dict) or override.is_sweep_override()
         return is_mapping and is_open(override.key_or_group, node[last])
 
-    def _load_configuration(
-        self, lines: tuple[str, ...], mode: RunMode = RunMode.RUN, name: str | None = None
-    ) -> DictConfig:
+    def _load(self, lines: Iterable[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """As Hydra composes the lines, once for all that ask for the same."""
+        return self._loaded(self.config_name, tuple(lines), mode)
+
+    def _load_configuration(self, name: str, lines: tuple[str, ...], mode: RunMode) -> DictConfig:
         try:
-            return self.loader.load_configuration(
-                name or self.config_name, list(lines), run_mode=mode, validate_sweep_overrides=False
-            )
+            return self.loader.load_configuration(name, list(lines), run_mode=mode, validate_sweep_overrides=False)
         except KeyError as error:
             raise UserError(f"hydra.job.env_copy: there is no environment variable {error}") from error
 
-    def _compose(self, lines: Sequence[str]) -> DictConfig:
-        """As Hydra composes the lines, with the choices composed once for all jobs that make them."""
-        overrides = [self._parse(line) for line in lines]
-        hydras = [override for override in overrides if override.is_hydra_override()]
-        full = self._load((*self._choices(overrides), *_lines(hydras))).copy()
-        settings = [each for each in overrides if not (self._is_choice(each) or each.is_hydra_override())]
-        ConfigLoaderImpl._apply_overrides_to_config(settings, full)
+    def _compose(self, overrides: Sequence[Override], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """As Hydra composes the overrides, with the choices composed once for all jobs that make them."""
+        settings = [override for override in overrides if not self._is_choice(override)]
+        looked_at = [override for override in settings if override.key_or_group in LOOKED_AT]
+        full = self._load([*self._choices(overrides), *_lines(looked_at)], mode).copy()
+        ConfigLoaderImpl._apply_overrides_to_config([each for each in settings if each not in looked_at], full)
         ours = [override for override in overrides if not override.is_hydra_override()]
         full.hydra.overrides.task = _lines(ours)
+        full.hydra.overrides.hydra = _lines(override for override in overrides if override.is_hydra_override())
         naming = full.hydra.job.config.override_dirname
         full.hydra.job.override_dirname = get_overrides_dirname(
             ours, naming.exclude_keys, naming.item_sep, naming.kv_sep
@@ -329,15 +331,16 @@ class _Composer:
         """The job of these lines; ``number`` is its place in a sweep."""
         overrides = [self._parse(line) for line in lines]
         self._check_settings(overrides)
-        full = self._compose(lines)
+        full = self._compose(overrides)
         if number is None:
             folder = "${hydra.run.dir}"
         else:
             full.hydra.job.num, full.hydra.job.id = number, f"job_id_for_{number}"
             folder = "${hydra.sweep.dir}/${hydra.sweep.subdir}"
         full.hydra.runtime.output_dir = folder
-        for key in _missing(_ours(full)):
-            raise UserError(f"{key} has no value; give one, as {key}=...")
+        for key in _missing(full):
+            if not is_within(key, ["hydra"]):
+                raise UserError(f"{key} has no value; give one, as {key}=...")
         config, choices = _settings(full), dict(full.hydra.runtime.choices)
         reference, given = self._reference(choices), plain(config)
         for key in unknown_keys(given, reference):
@@ -355,7 +358,8 @@ class _Composer:
         return override.key_or_group in self.groups and not (_is_plain(override) and isinstance(override.value(), dict))
 
     def _choices(self, overrides: Iterable[Override]) -> list[str]:
-        return _lines(filter(self._is_choice, overrides))
+        """The lines that choose from groups, in one order whatever theirs, which means nothing."""
+        return sorted(_lines(filter(self._is_choice, overrides)))
 
     # -- checks of the overrides ---------------------------------------------------------
 
@@ -444,7 +448,7 @@ class _Composer:
 
     def _check_settings(self, overrides: Sequence[Override]) -> None:
         """A setting must exist in the configs that the choices made, unless it is an argument of something."""
-        base = self._load(tuple(self._choices(overrides)))
+        base = self._load(self._choices(overrides))
         for override in overrides:
             if self._is_choice(override):
                 continue
@@ -485,8 +489,9 @@ class _Composer:
         return self._shipped(()) | {group: chosen[group] for group in ARGUMENTS}
 
     def _chosen(self, choices: Mapping[str, Any]) -> dict[str, Any]:
-        lines = (f"{group}={choices[group]}" for group in CHOSEN if choices.get(group) is not None)
-        return self._shipped(tuple(lines))
+        usual = self._loaded(CONFIG, (), RunMode.RUN).hydra.runtime.choices
+        others = (group for group in CHOSEN if choices.get(group) not in (None, usual.get(group)))
+        return self._shipped(tuple(sorted(f"{group}={choices[group]}" for group in others)))
 
     def _refuse_key(
         self, key: str, choices: Mapping[str, Any], reference: Mapping[str, Any], overrides: Iterable[Override]
@@ -529,7 +534,7 @@ class _Composer:
 
     def _load_shipped(self, lines: tuple[str, ...]) -> dict[str, Any]:
         """What choices alone make of our primary config, whose place no file of the user's takes."""
-        return plain(self._load(lines) if self.config_name == CONFIG else self._load_configuration(lines, name=CONFIG))
+        return plain(self._loaded(CONFIG, lines, RunMode.RUN))
 
 
 def _has(config: DictConfig, key: str) -> bool:
@@ -545,16 +550,12 @@ def _lines(overrides: Iterable[Override]) -> list[str]:
     return [line for override in overrides if (line := override.input_line) is not None]
 
 
-def _ours(full: DictConfig) -> DictConfig:
-    """A copy of a composed config without Hydra's own node, which leaves it before the run too."""
-    return OmegaConf.masked_copy(full, [key for key in map(str, full) if key != "hydra"])
-
-
 def _settings(full: DictConfig) -> DictConfig:
     """What a run gets of a composed config."""
     # For the resolver ``hydra``, as when the job runs.
     HydraConfig.instance().set_config(full)
-    config = _resolve(_ours(full))
+    # Without Hydra's own node, which leaves it before the run too.
+    config = _resolve(OmegaConf.masked_copy(full, [key for key in map(str, full) if key != "hydra"]))
     OmegaConf.set_struct(config, True)
     return config
 
