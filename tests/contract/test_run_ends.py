@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,18 @@ def result(folder: str | Path = "run") -> dict:
     return json.loads(Path(folder, "result.json").read_text())
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Signals end a process, as in a terminal; ``nohup`` and a shell's background have the tests ignore some."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(each, signal.default_int_handler) for each in signals]
+    yield
+    for each, handler in zip(signals, before, strict=True):
+        signal.signal(each, handler)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.usefixtures("listening")
 def test_a_signal_interrupts_a_run_which_is_saved(name: str, train: Train, capsys: pytest.CaptureFixture) -> None:
     before = signal.getsignal(signal.Signals[name])
     assert train(*ENDS, f"+env.kwargs.how={name}") == 128 + signal.Signals[name]
