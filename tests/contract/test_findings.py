@@ -26,6 +26,14 @@ PROSPECTIVE = (
 )
 BRING_BACK = ("backprop", *FROM_ACTIVITY, "sign_symmetry", "node_perturbation")
 FIXED_FEEDBACK = ("feedback_alignment", "direct_feedback_alignment", "segregated_dendrites", "burst", "gated")
+ALONG_WEIGHTS = ("weight_perturbation", "forward_gradient")
+GATED_LESS = (
+    "segregated_dendrites",
+    "direct_feedback_alignment",
+    "feedback_alignment",
+    "burst",
+    "dendritic_microcircuit",
+)
 DO_NOT = (*FIXED_FEEDBACK, "kolen_pollack", "pepita")
 """The cursor, on Interface."""
 WORSE_WITH_A_FINITE_NUDGE = ("deep_feedback_control", "dendritic_microcircuit")
@@ -35,11 +43,8 @@ DIFFER = {
         ("direct_feedback_alignment", "feedback_alignment"),
         ("backprop", "kolen_pollack"),
         ("backprop", "sign_symmetry"),
-        *(
-            (other, "gated")
-            for other in ("segregated_dendrites", "direct_feedback_alignment", "feedback_alignment", "burst")
-        ),
-        ("backprop", "node_perturbation"),
+        *((other, "gated") for other in GATED_LESS),
+        *(("backprop", rule) for rule in ("node_perturbation", *ALONG_WEIGHTS)),
         ("readout", "pepita"),
         ("target_propagation", f"target_propagation {figures.PRESET}"),
     ],
@@ -56,6 +61,7 @@ DIFFER = {
         ),
         ("backprop", "node_perturbation"),
         ("weight_mirror", "feedback_alignment"),
+        *((other, "gated") for other in GATED_LESS),
     ],
     "cartpole": [
         ("backprop", "weight_perturbation"),
@@ -67,10 +73,13 @@ DIFFER = {
 """Of each pair, the first returns more."""
 NOT_TOLD_APART = {
     "digit_sum": [
-        *(("backprop", rule) for rule in (*FROM_ACTIVITY, "predictive_coding")),
+        *(("backprop", rule) for rule in (*FROM_ACTIVITY, "predictive_coding", "equilibrium_propagation")),
         ("sign_symmetry", "kolen_pollack"),
         ("direct_feedback_alignment", "segregated_dendrites"),
         ("feedback_alignment", "burst"),
+        ("feedback_alignment", "dendritic_microcircuit"),
+        ("backprop", "deep_feedback_control"),
+        *(("node_perturbation", rule) for rule in ALONG_WEIGHTS),
         ("burst", f"burst {figures.PRESET}"),
     ],
     "interface": [
@@ -81,6 +90,9 @@ NOT_TOLD_APART = {
         *(("backprop", rule) for rule in FROM_ACTIVITY),
         ("sign_symmetry", "kolen_pollack"),
         ("direct_feedback_alignment", "feedback_alignment"),
+        ("direct_feedback_alignment", "segregated_dendrites"),
+        ("feedback_alignment", "burst"),
+        ("feedback_alignment", "dendritic_microcircuit"),
     ],
     "cartpole": [
         *(
@@ -131,6 +143,10 @@ ANGLES = [
     (BOTH, "sign_symmetry", START, 42, 44),
     (BOTH, "sign_symmetry", END, 25, 35),
     (("digit_sum",), "pepita", ("actor_angle",), 46, 48),
+    (("digit_sum",), "equilibrium_propagation", END, 0, 1.5),
+    (("digit_sum",), "deep_feedback_control", ("actor_angle",), 42.5, 43.5),
+    *((("digit_sum",), rule, END, 87.5, 88.5) for rule in ALONG_WEIGHTS),
+    (("lunar_lander",), "gated", ("critic_angle",), 87.5, 88.5),
 ]
 """Of a rule's updates to backprop's on these tasks, between these degrees."""
 
