@@ -20,6 +20,8 @@ KEPT = 2
 """States of a run that is not finished; should the last one be damaged, there is the one before."""
 SHARE = 0.01
 """Of the time, that saving takes at most."""
+LONGEST = 600.0
+"""Seconds that SHARE may put saving off. A save that was suspended, or had little of the processor, seems costly."""
 CLOCKS_DIFFER = 10.0
 """Seconds by which the clocks of two machines may differ, one of which goes on with the other's run."""
 
@@ -128,7 +130,8 @@ def states_to_go_on_from(runs: Sequence[Saved]) -> list[Tree]:
 class PeriodicSaving:
     """Saves the states of runs that learn together, every so many seconds, between an update and the next rollout.
 
-    Saving costs a hundredth of the time at most: where a state is large, it is saved less often.
+    Saving costs a hundredth of the time at most: where a state is large, it is saved less often, but every ten
+    minutes at least.
 
     Args:
         runs: in the order of the members. Their interval is in seconds; one below a second is kept whatever it costs.
@@ -160,7 +163,8 @@ class PeriodicSaving:
                     self._save(self.runs[index], FINAL if index in finished else agent.iterations)
         now = time.perf_counter()
         if is_due:
-            self.due = now + max(self.interval, (now - started) / SHARE if self.interval >= 1 else 0)
+            pause = min((now - started) / SHARE, LONGEST) if self.interval >= 1 else 0
+            self.due = now + max(self.interval, pause)
 
     def _look(self) -> None:
         """Say before the first state is saved if a run will not go on from it to the same numbers."""

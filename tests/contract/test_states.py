@@ -78,17 +78,35 @@ class Run:
             saving(members)
 
 
-@pytest.mark.parametrize(("interval", "cost", "pause"), [(60, 0.1, 60), (60, 3, 300), (1, 3, 300), (0.5, 3, 1)])
+@pytest.mark.parametrize(
+    ("interval", "cost", "pause"), [(60, 0.1, 60), (60, 3, 300), (1, 3, 300), (0.5, 3, 1), (900, 3, 900)]
+)
 def test_states_are_an_interval_apart_and_cost_a_hundredth_of_the_time(
     interval: float, cost: float, pause: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for an interval of less than a second, which is kept whatever it costs."""
     monkeypatch.setattr(resume, "how_to_restore", lambda env: False)
     run = Run(monkeypatch, interval, cost)
-    run.learn(1000)
+    run.learn(3000)
     assert run.saved[0] == pytest.approx(interval, abs=1)
     assert len(run.saved) >= 3
     assert np.diff(run.saved) == pytest.approx(pause + cost, abs=1)
+
+
+def test_a_save_that_seemed_to_take_long_does_not_put_the_next_one_off_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one in which the process was suspended."""
+    monkeypatch.setattr(resume, "how_to_restore", lambda env: False)
+    run = Run(monkeypatch, interval=60, cost=120)
+
+    def save(which: int | str, state: dict[str, Any]) -> None:
+        run.save(which, state)
+        run.cost = 0.1
+
+    run.states.save = save
+    run.learn(3000)
+    assert max(np.diff(run.saved)) < 800
 
 
 def test_an_episode_that_cannot_be_restored_is_told_once_and_before_it_is_saved(
