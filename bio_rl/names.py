@@ -15,16 +15,14 @@ def in_full(override: str) -> str:
     """An override as Hydra takes it, of one that may use our short forms."""
     if override == TUNED_BY_RULE:
         return TUNED_BY_RULE_IN_FULL
-    return override.replace(CRITIC_RULE, CRITIC_RULE_IN_FULL, 1) if override.startswith(CRITIC_RULE) else override
+    return f"rule@{override}" if override.startswith(CRITIC_RULE) else override
 
 
 def in_short(override: str) -> str:
     """An override as one would type it, of one that Hydra recorded, with its braces escaped."""
     if override.replace("\\", "") == TUNED_BY_RULE_IN_FULL:
         return TUNED_BY_RULE
-    return (
-        override.replace(CRITIC_RULE_IN_FULL, CRITIC_RULE, 1) if override.startswith(CRITIC_RULE_IN_FULL) else override
-    )
+    return override.replace(CRITIC_RULE_IN_FULL, CRITIC_RULE, 1)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

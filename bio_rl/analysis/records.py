@@ -302,7 +302,8 @@ def _of_row(row: Mapping[str, str], place: str) -> Record:
 
 def _critic_rule(settings: Iterable[str]) -> str | None:
     """The rule that an override chose for the critic alone."""
-    return next((each.removeprefix(CRITIC_RULE) for each in settings if each.startswith(CRITIC_RULE)), None)
+    bare = (each.lstrip("+") for each in settings)
+    return next((each.removeprefix(CRITIC_RULE) for each in bare if each.startswith(CRITIC_RULE)), None)
 
 
 # -- data frames ---------------------------------------------------------------------------

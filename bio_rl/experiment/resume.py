@@ -130,8 +130,8 @@ def states_to_go_on_from(runs: Sequence[Saved]) -> list[Tree]:
 class PeriodicSaving:
     """Saves the states of runs that learn together, every so many seconds, between an update and the next rollout.
 
-    Saving costs a hundredth of the time at most: where a state is large, it is saved less often, but every ten
-    minutes at least.
+    Saving costs a hundredth of the time at most: where a state is large, it is saved less often, though every ten
+    minutes if the interval is no longer.
 
     Args:
         runs: in the order of the members. Their interval is in seconds; one below a second is kept whatever it costs.

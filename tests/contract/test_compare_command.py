@@ -160,6 +160,11 @@ def test_the_read_out_in_one_network_alone_says_which_network_needs_credit(capsy
         control = task.control("readout")
         assert control is not None
         assert control.name == "readout"
+    Path("added.csv").write_text(rows.replace("critic_rule=", "++rule@critic_rule="))
+    (task,) = compared("added.csv").tasks
+    control = task.control("readout")
+    assert control is not None
+    assert control.name == "readout", "Hydra's signs for what is added change nothing"
 
 
 def test_what_is_not_settled_is_said_with_the_seeds_that_would() -> None:

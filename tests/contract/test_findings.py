@@ -25,15 +25,9 @@ PROSPECTIVE = (
     "burst",
 )
 BRING_BACK = ("backprop", *FROM_ACTIVITY, "sign_symmetry", "node_perturbation")
-FIXED_FEEDBACK = ("feedback_alignment", "direct_feedback_alignment", "segregated_dendrites", "burst", "gated")
+UNGATED = ("feedback_alignment", "direct_feedback_alignment", "segregated_dendrites", "burst")
+FIXED_FEEDBACK = (*UNGATED, "gated")
 ALONG_WEIGHTS = ("weight_perturbation", "forward_gradient")
-GATED_LESS = (
-    "segregated_dendrites",
-    "direct_feedback_alignment",
-    "feedback_alignment",
-    "burst",
-    "dendritic_microcircuit",
-)
 DO_NOT = (*FIXED_FEEDBACK, "kolen_pollack", "pepita")
 """The cursor, on Interface."""
 WORSE_WITH_A_FINITE_NUDGE = ("deep_feedback_control", "dendritic_microcircuit")
@@ -43,7 +37,7 @@ DIFFER = {
         ("direct_feedback_alignment", "feedback_alignment"),
         ("backprop", "kolen_pollack"),
         ("backprop", "sign_symmetry"),
-        *((other, "gated") for other in GATED_LESS),
+        *((other, "gated") for other in (*UNGATED, "dendritic_microcircuit")),
         *(("backprop", rule) for rule in ("node_perturbation", *ALONG_WEIGHTS)),
         ("readout", "pepita"),
         ("target_propagation", f"target_propagation {figures.PRESET}"),
@@ -61,7 +55,7 @@ DIFFER = {
         ),
         ("backprop", "node_perturbation"),
         ("weight_mirror", "feedback_alignment"),
-        *((other, "gated") for other in GATED_LESS),
+        *((other, "gated") for other in (*UNGATED, "dendritic_microcircuit")),
     ],
     "cartpole": [
         ("backprop", "weight_perturbation"),
