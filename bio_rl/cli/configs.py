@@ -6,43 +6,34 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-import bio_rl
-from bio_rl.cli.errors import UserError, first_line, nearest, nearest_of
+from bio_rl.cli.errors import UserError, first_line, nearest, nearest_of, shortened
+from bio_rl.cli.loader import CONFIG, Loader, config_folder, is_plain, lines_of, loader_of
 from bio_rl.cli.schema import as_text, check_values, fill_presets, is_open, unknown_keys, where
 from bio_rl.names import CRITIC_RULE, CRITIC_RULE_IN_FULL, in_full, is_within
 
-CONFIG = "train"
 REMOVABLE = ("experiment", "tuned")
 """The groups that a run can do without."""
-SEARCH = "search"
-"""The folder beside the groups that holds what ``bio-rl tune`` tries, and which is none."""
 CHOSEN = ("agent", "rule", "rule@critic_rule", "optimizer", "callbacks", "env")
 ARGUMENTS = ("agent", "rule", "critic_rule", "optimizer", "callbacks")
 """Where the keys are those of the file that was chosen, and any other argument of what it describes."""
 LONGEST_NAME, LONGEST_PATH = 255, 4000
 """What file systems take, in bytes; of the path something is left for the files in it."""
-LOOKED_AT = ("hydra.searchpath", "hydra.job.env_copy")
-"""What Hydra does something by while it composes; any other setting can follow."""
 LAUNCHERS = {
     "joblib": "parallel",
     "ray": "ray",
@@ -53,12 +44,6 @@ LAUNCHERS = {
 """Hydra's launchers, and which of our extras brings each."""
 LONGEST_SUFFIX = 200
 """The end of a folder's name, in bytes, before a hash takes the place of what is cut; the rule's name stands before."""
-
-
-def config_folder() -> Path:
-    """conf/: inside the package where it was installed from a wheel, beside it in a checkout."""
-    package = Path(bio_rl.__file__).parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 @dataclass
@@ -171,7 +156,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return data
 
 
-def compose_jobs(args: Namespace) -> list[Job]:
+def compose_jobs(args: Namespace, loader: Loader | None = None) -> list[Job]:
     """The jobs that Hydra will run for these arguments, every setting checked.
 
     A sweeper other than Hydra's basic one chooses its jobs as it goes; for it there are none.
@@ -179,23 +164,18 @@ def compose_jobs(args: Namespace) -> list[Job]:
     Args:
         args: as Hydra parses them. Overrides that add an argument to an open mapping, as
             ``env.kwargs.is_slippery=false``, leave as Hydra wants them, with ``++``.
+        loader: that of these arguments, where somebody else is to compose with it too.
 
     Raises:
         UserError: a setting that names nothing, has the wrong type, does nothing, or cannot be composed.
     """
-    search_path = create_config_search_path(str(config_folder()))
-    if args.config_dir is not None:
-        if not Path(args.config_dir).is_dir():
-            raise UserError(f"--config-dir: there is no folder {args.config_dir!r}")
-        # Where Hydra itself puts it.
-        folder = f"file://{Path(args.config_dir).resolve()}"
-        search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
+    loader = loader or loader_of(args)
     try:
         with _in_one_line(args.overrides):
-            hydra = Hydra.create_main_hydra2(CONFIG, search_path)
-            composer = _Composer(hydra, args.config_name or CONFIG, args.multirun)
+            GlobalHydra.instance().initialize(Hydra(CONFIG, loader))
+            composer = _Composer(loader, args.config_name or CONFIG, args.multirun)
             # For the help, in which Hydra would list every folder. A plain text, since launchers pickle all resolvers.
-            listed = composer.choices() if args.help else ""
+            listed = composer.listed() if args.help else ""
             OmegaConf.register_new_resolver("choices", partial(str, listed), replace=True)
             args.overrides = composer.opened(args.overrides)
             return composer.jobs(args.overrides)
@@ -238,28 +218,26 @@ def _in_one_line(overrides: Sequence[str]) -> Iterator[None]:
             raise
         # They say nothing of where; what is set in Hydra's own node is the likeliest.
         suspects = [line for line in overrides if line.lstrip("+~").startswith("hydra")] or overrides
-        given = " ".join(map(_shortened, suspects)) or "this"
+        given = " ".join(map(shortened, suspects)) or "this"
         raise UserError(f"Hydra cannot compose {given}: {first_line(error)}") from error
 
 
 class _Composer:
-    def __init__(self, hydra: Hydra, config_name: str, multirun: bool):
-        self.loader = hydra.config_loader
+    def __init__(self, loader: Loader, config_name: str, multirun: bool):
+        self.loader = loader
         self.config_name = config_name
         self.mode = RunMode.MULTIRUN if multirun else RunMode.RUN
-        # The jobs of a sweep differ in their settings for the most part, and few of them in their choices.
-        self._loaded, self._shipped = cache(self._load_configuration), cache(self._load_shipped)
-        self._parse = cache(self._parse_line)
+        self._shipped = cache(self._load_shipped)
 
     def jobs(self, lines: Sequence[str]) -> list[Job]:
-        overrides = [self._parse(line) for line in lines]
+        overrides = [self.loader.parsed(line) for line in lines]
         self._refuse_repeated(overrides)
         for override in overrides:
             self._check_choice(override)
         hydras = [override for override in overrides if override.is_hydra_override()]
         self._check_settings(hydras)
         # Mode and sweeper depend on nothing else.
-        decisive = [each for each in overrides if self._is_choice(each) or each.is_hydra_override()]
+        decisive = [each for each in overrides if self.loader.is_choice(each) or each.is_hydra_override()]
         master = self._compose(decisive, self.mode)
         self._refuse_hidden_files(master)
         if RunMode.MULTIRUN not in (self.mode, master.hydra.mode):
@@ -267,27 +245,27 @@ class _Composer:
             return [self._job(lines, None)]
         if not master.hydra.sweeper._target_.endswith(".BasicSweeper"):
             return []
-        swept = [self._parse(f"{key}={value}") for key, value in (master.hydra.sweeper.params or {}).items()]
+        swept = [self.loader.parsed(f"{key}={value}") for key, value in (master.hydra.sweeper.params or {}).items()]
         for override in swept:
             self._check_choice(override)
         ours = [override for override in overrides if not override.is_hydra_override()]
         (combinations,) = BasicSweeper.split_arguments([*swept, *ours], None)
         if not combinations:
             raise UserError("this sweep holds no run: one of its ranges or lists is empty")
-        return [self._job([*_lines(hydras), *lines], number) for number, lines in enumerate(combinations)]
+        return [self._job([*lines_of(hydras), *lines], number) for number, lines in enumerate(combinations)]
 
     def opened(self, lines: Sequence[str]) -> list[str]:
         """The overrides, with ``++`` before those that add to a mapping whose keys are not ours to know."""
-        overrides = [self._parse(line) for line in lines]
+        overrides = [self.loader.parsed(line) for line in lines]
         for override in overrides:
             self._check_choice(override)
-        base = plain(self._load(self._choices(each for each in overrides if not each.is_sweep_override()), self.mode))
+        base = plain(self._load(overrides, self.mode))
         return [
             f"++{line}" if self._adds(override, base) else line for line, override in zip(lines, overrides, strict=True)
         ]
 
     def _adds(self, override: Override, base: Mapping[str, Any]) -> bool:
-        if not _is_plain(override) or override.is_hydra_override() or self._is_choice(override):
+        if not is_plain(override) or override.is_hydra_override() or self.loader.is_choice(override):
             return False
         *parents, last = override.key_or_group.split(".")
         node: Any = base
@@ -302,34 +280,18 @@ class _Composer:
         is_mapping = isinstance(override.value(), dict) or override.is_sweep_override()
         return is_mapping and is_open(override.key_or_group, node[last])
 
-    def _load(self, lines: Iterable[str], mode: RunMode = RunMode.RUN) -> DictConfig:
-        """As Hydra composes the lines, once for all that ask for the same."""
-        return self._loaded(self.config_name, tuple(lines), mode)
+    def _load(self, overrides: Iterable[Override], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """What the choices among the overrides make."""
+        return self.loader.composed(self.config_name, self.loader.choices(overrides), mode)
 
-    def _load_configuration(self, name: str, lines: tuple[str, ...], mode: RunMode) -> DictConfig:
-        try:
-            return self.loader.load_configuration(name, list(lines), run_mode=mode, validate_sweep_overrides=False)
-        except KeyError as error:
-            raise UserError(f"hydra.job.env_copy: there is no environment variable {error}") from error
-
-    def _compose(self, overrides: Sequence[Override], mode: RunMode = RunMode.RUN) -> DictConfig:
-        """As Hydra composes the overrides, with the choices composed once for all jobs that make them."""
-        settings = [override for override in overrides if not self._is_choice(override)]
-        looked_at = [override for override in settings if override.key_or_group in LOOKED_AT]
-        full = self._load([*self._choices(overrides), *_lines(looked_at)], mode).copy()
-        ConfigLoaderImpl._apply_overrides_to_config([each for each in settings if each not in looked_at], full)
-        ours = [override for override in overrides if not override.is_hydra_override()]
-        full.hydra.overrides.task = _lines(ours)
-        full.hydra.overrides.hydra = _lines(override for override in overrides if override.is_hydra_override())
-        naming = full.hydra.job.config.override_dirname
-        full.hydra.job.override_dirname = get_overrides_dirname(
-            ours, naming.exclude_keys, naming.item_sep, naming.kv_sep
+    def _compose(self, overrides: Iterable[Override], mode: RunMode = RunMode.RUN) -> DictConfig:
+        return self.loader.load_configuration(
+            self.config_name, lines_of(overrides), run_mode=mode, validate_sweep_overrides=False
         )
-        return full
 
     def _job(self, lines: Sequence[str], number: int | None) -> Job:
         """The job of these lines; ``number`` is its place in a sweep."""
-        overrides = [self._parse(line) for line in lines]
+        overrides = [self.loader.parsed(line) for line in lines]
         self._check_settings(overrides)
         full = self._compose(overrides)
         if number is None:
@@ -354,25 +316,7 @@ class _Composer:
         self._check_tuned(job)
         return job
 
-    def _is_choice(self, override: Override) -> bool:
-        return override.key_or_group in self.groups and not (_is_plain(override) and isinstance(override.value(), dict))
-
-    def _choices(self, overrides: Iterable[Override]) -> list[str]:
-        """The lines that choose from groups, in one order whatever theirs, which means nothing."""
-        return sorted(_lines(filter(self._is_choice, overrides)))
-
     # -- checks of the overrides ---------------------------------------------------------
-
-    def _parse_line(self, line: str) -> Override:
-        try:
-            override = OverridesParser.create(self.loader).parse_override(line)
-        except HydraException as error:
-            raise UserError(f"{_shortened(line)!r} is not of the form key=value: {first_line(error)}") from error
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list of as many levels
-            raise UserError(f"{_shortened(line)!r} cannot be read: {first_line(error)}") from error
-        if not override.key_or_group:
-            raise UserError(f"{_shortened(line)!r} is not of the form key=value: it has no key")
-        return override
 
     def _refuse_sweeps(self, overrides: Iterable[Override]) -> None:
         for override in overrides:
@@ -398,11 +342,6 @@ class _Composer:
                 if (theirs / name).exists():
                     raise UserError(f"{theirs / name} has the name of bio-rl's own {name}; give it another name")
 
-    @cached_property
-    def groups(self) -> list[str]:
-        ours = [group for group in self.loader.list_groups("") if group not in ("hydra", SEARCH)]
-        return [*ours, *(f"hydra/{group}" for group in self.loader.list_groups("hydra"))]
-
     def _check_choice(self, override: Override) -> None:
         """A group must exist, and so must each choice from it; what a run needs cannot be taken out."""
         group = override.key_or_group
@@ -410,7 +349,7 @@ class _Composer:
             if override.package is None and "." not in group and group not in REMOVABLE:
                 raise UserError(f"~{group}: a run needs {group}; ~ takes out a setting of a group, as in ~agent.gamma")
             return
-        if group not in self.groups:
+        if group not in self.loader.groups:
             return
         known = self._known_choices(group)
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
@@ -433,9 +372,9 @@ class _Composer:
         deeper = (f"{folder}/{choice}" for folder in folders for choice in self._known_choices(f"{group}/{folder}"))
         return [*self.loader.get_group_options(group), *deeper]
 
-    def choices(self) -> str:
+    def listed(self) -> str:
         """A line for each group, with what there is to choose."""
-        ours = sorted(group for group in self.groups if not group.startswith("hydra/"))
+        ours = sorted(group for group in self.loader.groups if not group.startswith("hydra/"))
         return "\n".join(f"{group}: {', '.join(self._known_choices(group))}" for group in ours) + "\n"
 
     def _task_remedy(self, choice: str) -> str:
@@ -448,11 +387,11 @@ class _Composer:
 
     def _check_settings(self, overrides: Sequence[Override]) -> None:
         """A setting must exist in the configs that the choices made, unless it is an argument of something."""
-        base = self._load(self._choices(overrides))
+        base = self._load(overrides)
         for override in overrides:
-            if self._is_choice(override):
+            if self.loader.is_choice(override):
                 continue
-            if _is_plain(override):
+            if is_plain(override):
                 self._check_key(override.key_or_group, base)
             elif (
                 override.is_add()
@@ -476,9 +415,9 @@ class _Composer:
             path.append(name)
 
     def _no_setting(self, name: str, known: Iterable[str], otherwise: str = "") -> str:
-        if name in self.groups:
+        if name in self.loader.groups:
             return f"{name} has no settings of its own: {name}=NAME chooses what others are set to"
-        return f"no setting or group {name!r}{nearest(name, [*known, *self.groups]) or otherwise}"
+        return f"no setting or group {name!r}{nearest(name, [*known, *self.loader.groups]) or otherwise}"
 
     # -- checks of what is composed ------------------------------------------------------
 
@@ -489,7 +428,7 @@ class _Composer:
         return self._shipped(()) | {group: chosen[group] for group in ARGUMENTS}
 
     def _chosen(self, choices: Mapping[str, Any]) -> dict[str, Any]:
-        usual = self._loaded(CONFIG, (), RunMode.RUN).hydra.runtime.choices
+        usual = self.loader.composed(CONFIG, (), RunMode.RUN).hydra.runtime.choices
         others = (group for group in CHOSEN if choices.get(group) not in (None, usual.get(group)))
         return self._shipped(tuple(sorted(f"{group}={choices[group]}" for group in others)))
 
@@ -534,20 +473,12 @@ class _Composer:
 
     def _load_shipped(self, lines: tuple[str, ...]) -> dict[str, Any]:
         """What choices alone make of our primary config, whose place no file of the user's takes."""
-        return plain(self._loaded(CONFIG, lines, RunMode.RUN))
+        return plain(self.loader.composed(CONFIG, lines, RunMode.RUN))
 
 
 def _has(config: DictConfig, key: str) -> bool:
     """Whether the key has a value, to which Hydra's ``+`` adds nothing."""
     return OmegaConf.select(config, key, throw_on_missing=False) is not None
-
-
-def _is_plain(override: Override) -> bool:
-    return not (override.is_add() or override.is_force_add() or override.is_delete())
-
-
-def _lines(overrides: Iterable[Override]) -> list[str]:
-    return [line for override in overrides if (line := override.input_line) is not None]
 
 
 def _settings(full: DictConfig) -> DictConfig:
@@ -596,10 +527,6 @@ def _check_names(job: Job) -> None:
             raise UserError(f"{key}={name!r}: it names a folder below runs/, so neither nothing nor a way out of there")
     longest = max(job.folder.parts, key=lambda part: len(os.fsencode(part)), default="")
     if len(os.fsencode(longest)) > LONGEST_NAME:
-        raise UserError(f"the folder's name {_shortened(longest)!r} is too long: at most {LONGEST_NAME} bytes")
+        raise UserError(f"the folder's name {shortened(longest)!r} is too long: at most {LONGEST_NAME} bytes")
     if len(os.fsencode(job.folder.absolute())) > LONGEST_PATH:
-        raise UserError(f"the folder {_shortened(str(job.folder))!r} is too long: at most {LONGEST_PATH} bytes")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:80]}...{text[-10:]}"
+        raise UserError(f"the folder {shortened(str(job.folder))!r} is too long: at most {LONGEST_PATH} bytes")

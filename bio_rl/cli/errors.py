@@ -33,3 +33,8 @@ def first_line(error: BaseException) -> str:
         # As Hydra writes what it cannot import.
         return f"{lines[0]} {first_line(error.__cause__)}"
     return name + lines[0]
+
+
+def shortened(text: str) -> str:
+    """What somebody gave, as much of it as a line has room for."""
+    return text if len(text) <= 100 else f"{text[:80]}...{text[-10:]}"

@@ -17,15 +17,18 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from bio_rl.cli.configs import CONFIG, Job, compose_jobs, config_folder, plain, resolved, unequal_budgets
+from bio_rl.cli.configs import Job, compose_jobs, plain, resolved, unequal_budgets
 from bio_rl.cli.errors import UserError, first_line, nearest
+from bio_rl.cli.loader import CONFIG, VERSION_BASE, Loader, config_folder, loader_of
 from bio_rl.cli.schema import check_arguments
 from bio_rl.cli.watch import SweepWatch
 from bio_rl.experiment.folder import FINAL, FolderError, RunFolder
@@ -58,9 +61,10 @@ def train(arguments: Sequence[str]) -> int:
     args = parse(arguments)
     # Seconds for a sweep of hundreds of runs; nothing where stderr is not a terminal.
     with Console(stderr=True).status("composing the runs"):
-        jobs = compose_jobs(args)
+        loader = loader_of(args)
+        jobs = compose_jobs(args, loader)
     if _only_shows(args):
-        _hand_over([*args.flags, *args.overrides])
+        _show([*args.flags, *args.overrides])
         return 0
     check_agents()
     if unfair := unequal_budgets(jobs):
@@ -82,7 +86,7 @@ def train(arguments: Sequence[str]) -> int:
     before = {folder: RunFolder(folder).read_result() for folder in still}
     try:
         with Interruption(first=partial(_end_workers, runs)), SweepWatch(still):
-            is_through = _hand_over([*args.flags, *args.overrides])
+            is_through = _run(args, loader)
     except KeyboardInterrupt:
         if len(runs) > 1:
             _summary(runs, before)
@@ -322,25 +326,33 @@ def _only_shows(args: Namespace) -> bool:
     return bool(args.help or args.hydra_help or args.cfg or args.info or args.shell_completion)
 
 
-def _hand_over(arguments: Sequence[str]) -> bool:
-    """Run Hydra, and say whether it came to its end. Its errors are one line, where it would print a stack trace."""
+def _show(arguments: Sequence[str]) -> None:
+    """What Hydra shows of itself, of a config, or to a shell that completes a line."""
     program, sys.argv = sys.argv, ["bio-rl train", *arguments]
-    full_error = os.environ.get(FULL_ERROR)
-    os.environ[FULL_ERROR] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=CONFIG)(run_job)()
+        hydra.main(version_base=VERSION_BASE, config_path=str(config_folder()), config_name=CONFIG)(run_job)()
+    finally:
+        sys.argv = program
+
+
+def _run(args: Namespace, loader: Loader) -> bool:
+    """Have Hydra run the jobs, and say whether it came to its end. Its errors are one line."""
+    app, name, overrides = Hydra(CONFIG, loader), args.config_name or CONFIG, list(args.overrides)
+    GlobalHydra.instance().initialize(app)
+    try:
+        mode = loader.load_configuration(name, overrides, RunMode.RUN, validate_sweep_overrides=False).hydra.mode
+        if args.multirun and mode != RunMode.MULTIRUN:
+            overrides.append("hydra.mode=MULTIRUN")
+        run = app.multirun if args.multirun or mode == RunMode.MULTIRUN else app.run
+        run(config_name=name, task_function=run_job, overrides=overrides)
         return True
     except Exception as error:  # whatever a launcher or a sweeper has, a worker that was killed for its memory say
-        if full_error == "1":
+        if os.environ.get(FULL_ERROR) == "1":
             raise
         complain(f"Hydra broke off: {first_line(error)} ({FULL_ERROR}=1 shows where)")
         return False
     finally:
-        sys.argv = program
-        if full_error is None:
-            del os.environ[FULL_ERROR]
-        else:
-            os.environ[FULL_ERROR] = full_error
+        GlobalHydra.instance().clear()
 
 
 def _end_workers(jobs: Sequence[Job]) -> None:

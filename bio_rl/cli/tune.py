@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from bio_rl.cli.configs import SEARCH, Job, compose_jobs, config_folder, plain
+from bio_rl.cli.configs import Job, compose_jobs, plain
 from bio_rl.cli.errors import UserError, first_line
+from bio_rl.cli.loader import SEARCH, config_folder
 from bio_rl.cli.schema import RULES
 from bio_rl.cli.train import check_agents, check_builds, check_numbers, parse
 from bio_rl.experiment.interruption import Interruption

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from bio_rl.cli import main
-from bio_rl.cli.configs import config_folder
+from bio_rl.cli.loader import config_folder
 from bio_rl.cli.schema import with_preset
 from bio_rl.rules import rule_class, rule_names
 

@@ -302,7 +302,7 @@ def test_jobs_are_composed_as_hydra_composes_them(line: str) -> None:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from bio_rl.cli.configs import config_folder
+    from bio_rl.cli.loader import config_folder
 
     args = parse(shlex.split(line))
     (job,) = compose_jobs(args)

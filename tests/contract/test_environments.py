@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecNormalize
 
 from bio_rl.cli import main
-from bio_rl.cli.configs import config_folder
+from bio_rl.cli.loader import config_folder
 from bio_rl.cli.play import pictures
 from bio_rl.experiment.environments import evaluation_envs, make_env, training_envs
 from bio_rl.experiment.monitor import REMEMBERED

@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from bio_rl.cli import main
-from bio_rl.cli.configs import compose, config_folder
+from bio_rl.cli.configs import compose
+from bio_rl.cli.loader import config_folder
 from bio_rl.experiment.environments import evaluation_envs, make_env, training_envs
 from bio_rl.tasks import TASKS
 

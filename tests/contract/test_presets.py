@@ -12,7 +12,8 @@ import yaml
 from agents import PPO, load_model
 from bio_rl import Rule, make_rule
 from bio_rl.cli import main
-from bio_rl.cli.configs import compose, config_folder
+from bio_rl.cli.configs import compose
+from bio_rl.cli.loader import config_folder
 from bio_rl.rule import rule_settings
 from bio_rl.rules import rule_class, rule_names
 
