@@ -30,11 +30,14 @@ commands:
   compare which rules learn better, beyond chance: bio-rl compare FOLDER ... [--html FILE] [--csv FILE] [--png DIR]
 
 bio-rl COMMAND --help says more, bio-rl --version which this is.
+eval "$(bio-rl -sc install=bash)" has Tab complete all of them.
 """
 
 
 LOOKS = ("play", "inspect", "compare")
 """Commands that read a folder which may be somebody else's."""
+SHELL_COMPLETION = ("-sc", "--shell_completion")
+"""Hydra's flag, by which a shell asks how a line may go on: of ``train``, but also of the command itself."""
 OWN_CODE = ("--trust", "--config-dir")
 """Options of theirs by which the user names code to be used."""
 
@@ -53,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "--version":
         print(f"bio-rl {bio_rl.__version__}")
         return 0
+    if command in SHELL_COMPLETION:
+        command, arguments = "train", [command, *arguments]
     _hold_plugins()
     # A user's own rules and environments, beside what is installed and never in front of it; but what only looks at a
     # folder, in which one may well be, takes nothing from there unless the user names code of their own.
@@ -93,6 +98,11 @@ def _command(name: str) -> Callable[[list[str]], int]:
 
 
 def _train(arguments: list[str]) -> int:
+    asked = [each for each in arguments if each not in SHELL_COMPLETION]
+    if len(asked) < len(arguments):
+        from bio_rl.cli.completion import complete
+
+        return complete(asked, COMMANDS)
     from bio_rl.cli.train import train
 
     return train(arguments)

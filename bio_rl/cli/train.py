@@ -113,9 +113,9 @@ def parse(arguments: Sequence[str]) -> Namespace:
         raise UserError("--resolve says how --cfg or --help show the config; give one of them too")
     if args.experimental_rerun is not None:
         raise UserError("--experimental-rerun would run whatever the file says; give the run's overrides again")
-    modes = [args.run, args.multirun, args.cfg, args.info, args.shell_completion]
+    modes = [args.run, args.multirun, args.cfg, args.info]
     if sum(map(bool, modes)) > 1:
-        raise UserError("give one of --run, --multirun, --cfg, --info and --shell_completion")
+        raise UserError("give one of --run, --multirun, --cfg and --info")
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"no option {unknown[0]}{nearest(unknown[0], flags)}")
@@ -323,11 +323,11 @@ def _claim(runs: Sequence[Job], claimed: ExitStack) -> tuple[list[dict[str, Any]
 
 
 def _only_shows(args: Namespace) -> bool:
-    return bool(args.help or args.hydra_help or args.cfg or args.info or args.shell_completion)
+    return bool(args.help or args.hydra_help or args.cfg or args.info)
 
 
 def _show(arguments: Sequence[str]) -> None:
-    """What Hydra shows of itself, of a config, or to a shell that completes a line."""
+    """What Hydra shows of itself or of a config."""
     program, sys.argv = sys.argv, ["bio-rl train", *arguments]
     try:
         hydra.main(version_base=VERSION_BASE, config_path=str(config_folder()), config_name=CONFIG)(run_job)()
