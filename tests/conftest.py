@@ -20,6 +20,21 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow the cases of a test that are more than the default run takes of it."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("few") and not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for several in cases.values():
+        (few,) = several[0].get_closest_marker("few").args  # type: ignore[union-attr]
+        kept = {number * len(several) // few for number in range(few)}
+        for number, item in enumerate(several):
+            if number not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
 Build = Callable[..., Network]
 
 

@@ -380,7 +380,8 @@ class _Composer:
     def _task_remedy(self, choice: str) -> str:
         """What to write for an environment's id in the place of a task's name."""
         for name in self._known_choices("env"):
-            if self._shipped((f"env={name}",))["env"].get("id") == choice:
+            file = self.loader.repository.load_config(f"env/{name}")
+            if file is not None and OmegaConf.select(file.config, "id", throw_on_missing=False) == choice:
                 return f"; the task with this id is env={name}"
         is_id = ":" in choice or "/" in choice or re.search(r"-v\d+$", choice)
         return f"; an id is given as env=gymnasium env.id={choice}" if is_id else ""

@@ -114,6 +114,7 @@ def assert_same(left, right):
         assert left == right
 
 
+@pytest.mark.few(1)
 @each_agent
 def test_a_seed_repeats_a_training(name):
     first, second = (make(name, rule="weight_mirror", seed=5).learn(300) for _ in range(2))

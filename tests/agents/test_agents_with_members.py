@@ -121,6 +121,7 @@ def test_an_agent_whose_loop_knows_one_agent_has_no_members(method):
         own("CartPole-v1", members=2).learn(10)
 
 
+@pytest.mark.few(2)
 @each_agent
 @pytest.mark.parametrize("members", [1, 2])
 def test_updates_leave_nothing_to_the_collector_of_cycles(kind, members):

@@ -49,6 +49,7 @@ def expected(networks, lessons):
             yield from (p - (0 if p.grad is None else p.grad) for p in layer.parameters())
 
 
+@pytest.mark.few(19)
 @pytest.mark.parametrize("rule", ["backprop", "gated"])
 @pytest.mark.parametrize(
     ("env", "settings"),

@@ -86,6 +86,7 @@ def test_pretrained_by_backprop_it_goes_on_by_feedback_alignment(kind, store):
     assert all(not torch.equal(before[name], weight) for name, weight in forward_weights(loaded).items())
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("rule", rule_names())
 def test_every_rule_takes_over_what_backprop_learnt(rule, store):
     agent = store.save(make(hidden=[8, 8]).learn(20))

@@ -116,6 +116,7 @@ def test_without_a_baseline_there_is_no_critic():
     assert REINFORCE("CartPole-v1", seed=0).baseline
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("baseline", [True, False])
 def test_learns_cartpole_somewhat(baseline):
     env = make_vec_env("CartPole-v1", n_envs=4, seed=0)

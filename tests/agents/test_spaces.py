@@ -65,6 +65,7 @@ class Random(gym.Env):
         return self.observation_space.sample(), 1.0, self.time == 5, False, {}
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("kind", [PPO, REINFORCE])
 @pytest.mark.parametrize("name", OBSERVATIONS)
 def test_observations(kind, name):
@@ -76,6 +77,7 @@ def test_observations(kind, name):
     assert action.shape == (1,)
 
 
+@pytest.mark.few(18)
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("name", ACTIONS)
 @pytest.mark.parametrize("n_envs", [1, 2])

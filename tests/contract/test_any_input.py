@@ -485,6 +485,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("how", [few(2), every(50)])
 def test_a_damaged_folder_is_said_to_be_one(name: str, how: settings, trained: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from bio_rl.cli import main
 
 
+@pytest.mark.few(40)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -187,6 +188,7 @@ MINE = {
 """A user's own files, each with a mistake, by their path."""
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

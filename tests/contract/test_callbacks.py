@@ -55,6 +55,7 @@ def test_a_config_is_one_callback_or_several_or_none() -> None:
         )
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

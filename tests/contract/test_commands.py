@@ -36,6 +36,7 @@ def test_help_waits_for_nothing_heavy() -> None:
     assert "usage: bio-rl" in done.stdout
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_reader_that_has_seen_enough_gets_no_traceback(buffered: bool) -> None:
     code = "import sys; from bio_rl.cli import main; sys.exit(main(['rules', '--json']))"
@@ -123,6 +124,7 @@ def test_every_shipped_study_composes_into_runs_of_their_own(study: str) -> None
     assert {job.config.study for job in jobs} == {study}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce"])
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_every_shipped_task_can_be_built_without_a_warning(agent: str) -> None:

@@ -53,6 +53,7 @@ def test_what_the_environment_gets_is_what_is_recorded_everywhere(train: Train) 
     assert "${" not in text
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("override", "group", "key", "value"),
     [
@@ -79,6 +80,7 @@ def test_an_interpolation_to_the_runs_own_folder(train: Train) -> None:
     assert Path(job.config.env.kwargs.sutton_barto_reward).name == "here"
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("value", ["${nowhere}", "${env.nowhere}", "${no_resolver:1}", "${rule.gain}", "${seed"])
 def test_an_interpolation_that_cannot_be_resolved_is_one_line(value: str, capsys: pytest.CaptureFixture) -> None:
     assert "env.kwargs.gravity" in refusal(f"'env.kwargs.gravity={value}'", capsys)
@@ -89,6 +91,7 @@ def test_an_interpolation_that_cannot_be_resolved_is_one_line(value: str, capsys
 # -- settings that do nothing ----------------------------------------------------------------
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -143,6 +146,7 @@ def test_a_key_of_ones_own_serves_those_that_refer_to_it() -> None:
     jobs("+root=elsewhere 'hydra.run.dir=${root}/x'")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     "line",
     [
@@ -186,6 +190,7 @@ OWN_FILES = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -210,6 +215,7 @@ def test_files_of_ones_own_that_are_right() -> None:
     assert (job.config.network.hidden, job.config.env.max_episode_steps) == ([8], 20)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["env/cartpole.yaml", "rule/burst.yaml", "tuned/cartpole/ppo.yaml", "train.yaml"])
 def test_a_file_with_the_name_of_one_of_ours_is_refused(name: str, capsys: pytest.CaptureFixture) -> None:
     write(f"conf/{name}", "{}")
@@ -220,6 +226,7 @@ def test_a_file_with_the_name_of_one_of_ours_is_refused(name: str, capsys: pytes
 # -- a run is filed under its own task's name --------------------------------------------------
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("override", ["env.id=FrozenLake-v1", "++env.id=FrozenLake-v1", "env={id:FrozenLake-v1}"])
 @pytest.mark.parametrize("task", ["", "env=acrobot ", "env.name=frozen_lake "])
 def test_a_named_task_keeps_its_id(task: str, override: str, capsys: pytest.CaptureFixture) -> None:
@@ -235,6 +242,7 @@ def test_the_remedy_of_a_changed_id_works() -> None:
     assert same.folder == Path("runs/default/cartpole/ppo/backprop/seed=0")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("choice", "remedy"),
     [
@@ -252,6 +260,7 @@ def test_an_id_in_the_place_of_a_task(choice: str, remedy: str, capsys: pytest.C
 # -- odd names and numbers -----------------------------------------------------------------
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -25,6 +25,7 @@ def states(network):
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
+@pytest.mark.few(26)
 @pytest.mark.parametrize("members", [(), (2,)])
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_a_measurement_leaves_no_trace(build, batch, name, settings, members):
@@ -88,6 +89,7 @@ def assert_diagnostics_change_nothing(train, *settings):
     assert a == b
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "rule",
     [
@@ -244,6 +246,7 @@ def test_a_run_that_ends_within_a_rollout_keeps_what_was_whole(train):
     assert "update_angle" not in names
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -119,6 +119,7 @@ def test_what_is_nested_is_flattened_last() -> None:
     assert list(env.observation_space) == ["see"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("task", "normalize"), [("Noisy", False), ("Noisy", True), ("NoisyParts", True)])
 def test_processes_give_the_numbers_of_copies_in_this_one(task: str, normalize: bool) -> None:
     settings = {"normalize_observation": normalize, "normalize_reward": True}
@@ -154,6 +155,7 @@ def test_a_run_in_processes_learns_the_same(train: Any) -> None:
     assert results[0] == results[1]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("vec", ["dummy", "subproc"])
 @pytest.mark.parametrize("where", ["reset", "step"])
 def test_an_error_of_the_simulator_names_it(vec: str, where: str, train: Any) -> None:
@@ -173,6 +175,7 @@ def test_a_process_that_dies_ends_the_run() -> None:
     envs.close()
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -224,6 +227,7 @@ def test_a_part_of_the_observations_is_normalised() -> None:
     assert list(envs.obs_rms) == ["see"]  # type: ignore[call-overload]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("agent", ["ppo", "a2c", "reinforce"])
 @pytest.mark.parametrize("box", ["integers", "bytes", "unbounded", "half_bounded"])
 def test_the_environment_gets_actions_of_its_own_space(box: str, agent: str) -> None:

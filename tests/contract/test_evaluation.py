@@ -111,6 +111,7 @@ def test_a_run_draws_the_same_whatever_was_drawn_before_it(train: Train) -> None
     assert equal(weights("a"), weights("b"))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("what", ["reward", "observation"])
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_what_is_not_finite_counts_only_in_an_episode_that_counts(what: str, value: float) -> None:
@@ -136,6 +137,7 @@ def test_a_stochastic_evaluation_draws_actions_as_training_does() -> None:
     assert set(evaluate(config_of(*BANDIT)).returns) in ({0.0}, {1.0})
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("settings", "deviation"),
     [

@@ -75,6 +75,7 @@ def test_a_mean_over_equal_samples_is_one_sample(build, batch, name, settings):
     torch.testing.assert_close(many, updates_of(network, x, output_error), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_ppos_ratio_is_one_before_the_first_step_of_an_update(name, settings):
     """A sweep that draws noise or has not settled would compare an action with another network's.

@@ -20,6 +20,7 @@ def result(folder: str = "run") -> dict[str, Any]:
 GIVEN = "it gave an observation of shape"
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("what", "vec", "said"),
     [
@@ -48,6 +49,7 @@ def test_what_no_environment_may_give_ends_the_run(
     assert Path("run/model/policy.safetensors").exists(), "what was learnt until then is kept"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("vec", ["dummy", "subproc"])
 def test_an_environment_that_hangs_ends_by_its_time_limit(
     vec: str, train: Train, capsys: pytest.CaptureFixture[str]

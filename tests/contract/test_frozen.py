@@ -23,6 +23,7 @@ def updated(network: Network, x, output_error) -> list[torch.Tensor | None]:
     return [parameter.grad for layer in network.layers for parameter in layer.parameters()]
 
 
+@pytest.mark.few(52)
 @pytest.mark.parametrize("number", [1, 2, -1])
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_a_frozen_layer_stays_and_the_others_learn(build, batch, name, settings, number):
@@ -166,6 +167,7 @@ def test_frozen_layers_are_saved_and_may_change_when_training_goes_on(tmp_path: 
         assert moved == [False, True, True]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

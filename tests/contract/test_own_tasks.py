@@ -31,6 +31,7 @@ def test_every_task_has_a_file_and_settings_of_its_own():
         assert (config_folder() / "tuned" / name / "ppo.yaml").exists()
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_every_task_trains(name, members, train):
@@ -80,6 +81,7 @@ def test_where_nothing_was_learnt_no_change_is_measured(train):
     assert not {f"interface/{name}" for name in interface.MEASURES} & set(columns)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

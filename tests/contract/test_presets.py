@@ -82,6 +82,7 @@ def test_the_limit_is_the_default_and_the_prospective_regime_another(name):
     assert rule_settings(make_rule(name, preset="prospective")) == defaults(kind) | far | {"preset": "prospective"}
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", NUDGING)
 def test_what_is_given_wins(name):
     assert make_rule(name, nudge=0.07, preset="prospective").nudge == 0.07
@@ -91,6 +92,7 @@ def test_what_is_given_wins(name):
     assert config.nudge == 0.07
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("name", rule_names())
 def test_a_rules_file_leaves_to_its_preset_what_presets_set_and_nothing_else(name, word):
@@ -124,6 +126,7 @@ def test_a_sweep_over_presets_leaves_a_folder_for_each_and_says_what_ran(train):
         assert rule_settings(agent.policy.networks["actor"].rule) == expected
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -166,6 +166,7 @@ def test_members_go_on_to_the_same_end() -> None:
     check([*SETTINGS, *PPO], members=2)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "task", ["env=lunar_lander", "env.vec=dummy", pytest.param("env.vec=subproc", marks=pytest.mark.slow), DRAWING]
 )
@@ -188,10 +189,11 @@ def test_a_run_killed_again_and_again_goes_on() -> None:
     check([*SETTINGS, *PPO], kills=(2, 1, 3))
 
 
-def test_a_run_killed_while_anything_is_written_aside_goes_on_and_leaves_no_draft() -> None:
+@pytest.mark.parametrize("counts", [(1, 4, 7, 10), pytest.param(range(1, 13), marks=pytest.mark.slow)])
+def test_a_run_killed_while_anything_is_written_aside_goes_on_and_leaves_no_draft(counts: Sequence[int]) -> None:
     arguments = [*SETTINGS, *PPO]
     assert main(["train", *arguments, "hydra.run.dir=whole"]) == 0
-    for count in range(1, 13):
+    for count in counts:
         process = multiprocessing.get_context("fork").Process(  # type: ignore[attr-defined]
             target=die_before_a_rename, args=([*arguments, "hydra.run.dir=cut"], count)
         )

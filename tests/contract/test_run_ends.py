@@ -113,6 +113,7 @@ def test_an_exit_in_an_environment_ends_its_run_alone(train: Train, capsys: pyte
     assert Path("s/sexit/model/policy.safetensors").exists()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -161,6 +162,7 @@ def test_a_single_advantage_is_not_normalised(arguments: tuple[str, ...]) -> Non
     check(job.config)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("arguments", "timesteps"),
     [(("env.timesteps=33",), 64), (("env.timesteps=64",), 64), (("agent=reinforce", "env.timesteps=33"), 34)],

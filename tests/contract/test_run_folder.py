@@ -50,6 +50,7 @@ def test_a_finished_run_has_every_file_and_every_key(train: Train, capfd: pytest
     assert [len(found["feedback_angle"][name]) for name in ("actor", "critic")] == [2, 2]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("where", "logdir"),
     [
@@ -100,6 +101,7 @@ def test_tensorboard_has_sb3s_scalars_evaluations_angles_config_and_hyperparamet
     assert "_hparams_/experiment" not in events.summary_metadata, "one run's columns would stand for those of all"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("rule", "setting"), [("node_perturbation", "draws=2"), ("kolen_pollack", "decay=0.1")])
 def test_a_gate_of_one_is_the_bare_rule_from_the_command_line_too(train: Train, rule: str, setting: str) -> None:
     """With the inner rule's shipped settings, but for the one that is given; actor and critic."""
@@ -119,6 +121,7 @@ def test_same_seed_same_evaluations_and_another_seed_others(train: Train) -> Non
     assert a.replace(b",0,", b",") != c.replace(b",1,", b",")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("rule", [("rule=weight_mirror",), ("rule=misbehaving", "rule.how=noisily")])
 def test_looking_changes_nothing_that_is_learnt(train: Train, rule: tuple[str, ...]) -> None:
     watching = ("logging=tensorboard", "evaluation.interval=1", "evaluation.checkpoints=all")
@@ -188,6 +191,7 @@ def test_play_says_what_it_lacks(train: Train, monkeypatch: pytest.MonkeyPatch, 
         assert err.count("\n") == 1
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("file", "content", "expected"),
     [
@@ -228,6 +232,7 @@ def test_divergence_is_a_status_of_its_own(train: Train, how: str) -> None:
     assert Path("run/evaluations.csv").read_text().count("\n") == 3, "the evaluation before the first update is there"
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("rule", "layer"),
     [
@@ -280,6 +285,7 @@ def test_a_sweep_goes_on_and_says_which_runs_are_not_done(train: Train, capsys: 
     assert "2 of 3 runs are not done" in err
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "arguments",
     [

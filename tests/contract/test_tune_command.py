@@ -206,6 +206,7 @@ def test_a_run_that_fails_ends_the_tuning(monkeypatch: pytest.MonkeyPatch, capsy
 # -- bad input --------------------------------------------------------------------------
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

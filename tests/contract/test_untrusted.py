@@ -162,19 +162,16 @@ def test_in_the_folder_itself_nothing_is_imported(run: Path, monkeypatch: pytest
     change(run / ".hydra/config.yaml", "env", "id", to="evil:CartPole-v1")
     (run / "hydra_plugins").mkdir()
     (run / "hydra_plugins" / "evil_plugin.py").write_text(EVIL)
-    for command in (
-        ["play", "."],
-        ["inspect", "."],
-        ["compare", ".", "--html", "page.html"],
-        ["play", "--help"],
-        ["train", "--help"],
-        ["rules"],
-    ):
-        done = subprocess.run(
-            [Path(sys.executable).parent / "bio-rl", *command], cwd=run, capture_output=True, text=True
-        )
-        assert "Traceback" not in done.stderr
-        assert not list(Path.cwd().rglob(CANARY))
+    commands = "play .", "inspect .", "compare . --html page.html", "play --help", "train --help", "rules"
+    code = (
+        "import contextlib\nfrom bio_rl.cli import main\n"
+        f"for command in {commands}:\n with contextlib.suppress(SystemExit): main(command.split())"
+    )
+    # Without the folder in the path, as the installed command is.
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(Path.cwd().rglob(CANARY))
 
 
 def test_what_the_user_trusts_is_imported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,6 +211,7 @@ def test_yaml_is_data_of_sane_size(file: str, content: str, run: Path, look: Pla
     assert Path(file).stem in look()
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("keys", "value"),
     [

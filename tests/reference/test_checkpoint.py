@@ -71,6 +71,7 @@ def check(folder, name, members, make=make, **settings):
                     assert torch.equal(value, numbers_of_whole[key]), key
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("members", [1, MEMBERS])
 @pytest.mark.parametrize("rule", quick(rule_names(), ("backprop", "kolen_pollack", "node_perturbation", "gated")))
 @pytest.mark.parametrize("name", ["ppo", "a2c"])
@@ -78,11 +79,13 @@ def test_a_training_goes_on_under_every_rule(name, rule, members, tmp_path):
     check(tmp_path, name, members, rule=rule, normalised=True)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("rule", quick(rule_names(), ("backprop", "kolen_pollack", "node_perturbation", "gated")))
 def test_whole_episodes_go_on_under_every_rule(rule, tmp_path):
     check(tmp_path, "reinforce", 1, rule=rule, normalised=True)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("settings", [*SETTINGS, *PPO_SETTINGS])
 def test_a_training_goes_on_with_every_setting(settings, tmp_path):
     check(tmp_path, "ppo", 2, rule="kolen_pollack", **(SETTINGS | PPO_SETTINGS)[settings])

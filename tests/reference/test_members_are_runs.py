@@ -104,6 +104,7 @@ def check(name, **settings):
     assert len(set(different)) == MEMBERS
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("rule", ["feedback_alignment", "kolen_pollack", "node_perturbation", "gated"])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_member_is_a_run(name, rule):
@@ -118,6 +119,7 @@ def test_a_member_is_a_run_under_every_rule(name, rule, task):
     check(name, rule=rule, task=task)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("setting", quick(SETTINGS, ("normalised", "gsde", "critic")))
 @pytest.mark.parametrize("name", KINDS)
 def test_a_member_is_a_run_with_every_setting(name, setting):
@@ -155,6 +157,7 @@ class Raise(BaseCallback):
         return True
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("trouble", [Poison, Stop, Raise])
 @pytest.mark.parametrize("rule", quick(["backprop", "equilibrium_propagation", "node_perturbation"], ("backprop",)))
 @pytest.mark.parametrize("name", KINDS)
@@ -187,6 +190,7 @@ class Broken(gym.Wrapper):
         return super().reset(**kwargs)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("at", [1, 3])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_member_whose_environment_breaks_ends_alone(name, at):

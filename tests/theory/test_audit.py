@@ -161,6 +161,7 @@ class SilentPepita(Pepita):
     nonlocal_scalars, separate_phases, extra_sweeps = "", False, False
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("rule", "found"),
     [
@@ -253,6 +254,7 @@ class Rewarded(FeedbackAlignment):
         return local_updates(network, ones, (reward * each for each in reversed(ones.activities[1:])))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("rule", "alone"),
     [
@@ -290,6 +292,7 @@ For SF row 3 is left open, how feedback could learn the signs being unclear; our
 """
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_table_of_needs(name):
     found = audit(lambda: make_rule(name))

@@ -40,6 +40,7 @@ def one_update(network: Network, batch: int) -> None:
     network.rule.assign(network, network.rule.forward(network, x), output_error)
 
 
+@pytest.mark.few(19)
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_arithmetic_is_what_the_profiler_counts(build: Build, name: str, settings: dict) -> None:

@@ -206,6 +206,7 @@ def follows_the_weights(rule, activation, optimizer):
     return start_and_end(run, measure)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("activation", "optimizer"), [("identity", "adam"), ("sigmoid", "adam"), ("tanh", "rmsprop")])
 def test_feedback_turns_to_the_transposed_jacobian_while_the_network_learns(activation, optimizer):
     (angles, _, cosines), (angles_end, ratios_end, cosines_end) = follows_the_weights(

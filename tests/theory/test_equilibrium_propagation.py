@@ -51,6 +51,7 @@ def gradient_through_fixed_point(network, x, output_error, strengths):
     return [*torch.autograd.grad(moved, parameters[:-2], adjoint), *at_readout]
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 @pytest.mark.parametrize(("bias", "members"), [(True, ()), (False, (2, 3))])
@@ -123,6 +124,7 @@ def test_the_free_phase_descends_its_energy_to_a_minimum(build, batch, activatio
             assert (energy(network, x, aside, strengths) > lowest).all()
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("nudging", NUDGINGS)
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize(
@@ -177,6 +179,7 @@ def test_the_update_is_the_change_of_the_energy_s_slope_between_two_settled_phas
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("nudging", NUDGINGS)
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 @pytest.mark.parametrize("sizes", SIZES)

@@ -121,6 +121,7 @@ def angles_to_backprop(network, x, target):
     return update_angles(network, x, network.activities(x)[-1] - target)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("rule", [FeedbackAlignment, DirectFeedbackAlignment])
 @pytest.mark.parametrize("sizes", [(30, 20, 10), (20, 20, 20, 10)])
 def test_the_forward_weights_come_to_agree_with_random_feedback(rule, sizes):
@@ -166,6 +167,7 @@ def test_batch_random_magnitudes_are_new_at_every_update_and_half_normal(build, 
     assert (draws.mean(0) - expected).norm() < 2 * spread / math.sqrt(1000)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("optimizer", "decay", "lr", "steps"),
     [("adam", 0.5, 5e-3, 2000), ("rmsprop", 0.5, 5e-3, 2000), ("sgd", 3.0, 0.2, 2500)],

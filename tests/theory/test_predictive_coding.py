@@ -80,6 +80,7 @@ def test_inference_descends_its_energy_and_learns_by_it(
     assert relative_error(updates_of(incremental, x, output_error), mean) < 1e-9
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 @pytest.mark.parametrize(("bias", "members", "output"), [(True, (), "identity"), (False, (3,), "tanh")])
@@ -143,6 +144,7 @@ def energies(network, x, output_error, variant, nudge, precisions, step_sizes, s
     return torch.stack(levels), torch.finfo(x.dtype).eps * rounding
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("sizes", SIZES[1:])
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 @pytest.mark.parametrize("variant", ["inference", "error_based"])

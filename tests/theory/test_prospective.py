@@ -97,6 +97,7 @@ def energy_minimum(network, x, direction, size, nudge, clamping):
     return updates
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize(("activation", "clamping"), [("tanh", 1.0), ("softplus", 1.0), ("sigmoid", 0.3)])
 @pytest.mark.parametrize("weights", [1, 2, "trained"])

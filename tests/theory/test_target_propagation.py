@@ -74,6 +74,7 @@ def test_exact_direct_inverses_give_gauss_newton_targets_for_every_layer(build, 
         torch.testing.assert_close(update, gauss_newton, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.few(36)
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("sizes", "_activation", "bias", "members"), SHAPES)
@@ -205,6 +206,7 @@ def inverse_errors(network, *_):
     return errors
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("activation", ["identity", "tanh", "elu"])
 def test_learnt_inverses_reconstruct_a_layer_while_the_network_learns(activation):
     """Under Adam with clipped gradients, layers that widen and so lose nothing: 95 % of the variance or more."""
