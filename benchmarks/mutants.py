@@ -291,7 +291,11 @@ def run_tests(tree: str, tests: Sequence[str], seconds: int) -> None:
     # A mutant of the same size and second as the one before would pass for it.
     sys.dont_write_bytecode = True
     os.environ.update(
-        PYTHONPATH=tree, PYTHONDONTWRITEBYTECODE="1", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", OMP_NUM_THREADS="1"
+        PYTHONPATH=tree,
+        PYTHONDONTWRITEBYTECODE="1",
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+        OMP_NUM_THREADS="1",
+        ALL_CASES="1",
     )
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

@@ -1,5 +1,6 @@
 """Shared by all tests: one thread (small networks are faster so) and random networks to hold rules against."""
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -23,6 +24,8 @@ def _seed() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow the cases of a test that are more than the default run takes of it."""
+    if os.environ.get("ALL_CASES"):
+        return
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("few") and not item.get_closest_marker("slow"):

@@ -10,7 +10,7 @@ import pytest
 from bio_rl.cli import main
 
 
-@pytest.mark.few(40)
+@pytest.mark.few(27)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

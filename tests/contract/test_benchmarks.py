@@ -262,6 +262,7 @@ def test_a_soak_notices_what_grows(capsys):
         soak.report("short", soak.Looks(*(each[:9] for each in looks())))
 
 
+@pytest.mark.slow
 def test_a_soak_sees_what_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "EVERY", 0.05)
     watch = soak.Watch(tmp_path / "looks.csv")

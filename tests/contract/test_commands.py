@@ -114,6 +114,7 @@ def test_a_study_of_ones_own_overrides_the_groups(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("study", [file.stem for file in sorted((CONF / "experiment").glob("*.yaml"))])
 def test_every_shipped_study_composes_into_runs_of_their_own(study: str) -> None:
     from bio_rl.cli.configs import compose_jobs

@@ -91,7 +91,7 @@ def test_an_interpolation_that_cannot_be_resolved_is_one_line(value: str, capsys
 # -- settings that do nothing ----------------------------------------------------------------
 
 
-@pytest.mark.few(14)
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -169,6 +169,7 @@ def check_trains(page: str, monkeypatch: pytest.MonkeyPatch, of_sweeps_the_first
         assert compose_jobs(parse(small(arguments))), shlex.join(arguments)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("page", FIRST)
 def test_the_train_commands_of_the_first_pages_are_ones_that_bio_rl_takes(
     page: str, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +177,7 @@ def test_the_train_commands_of_the_first_pages_are_ones_that_bio_rl_takes(
     check_trains(page, monkeypatch, of_sweeps_the_first=True)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("page", [page for page in PAGES if any(each.language == "python" for each in blocks(page))])
 def test_every_python_block_that_needs_no_runs_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lay_out(page, monkeypatch)

@@ -147,6 +147,7 @@ def assert_same(one: Any, other: Any) -> None:
     assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
 
 
+@pytest.mark.slow
 def test_a_run_in_processes_learns_the_same(train: Any) -> None:
     results = []
     for vec in ("dummy", "subproc"):

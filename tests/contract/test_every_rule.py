@@ -58,6 +58,7 @@ def test_a_sample_without_an_error_changes_nothing(build, batch, name, settings)
     torch.testing.assert_close(updates_of(network, x, output_error), learnt, rtol=0, atol=1e-15)
 
 
+@pytest.mark.few(26)
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_an_update_is_as_large_as_its_error(build, batch, name, settings, scale):
@@ -75,7 +76,7 @@ def test_a_mean_over_equal_samples_is_one_sample(build, batch, name, settings):
     torch.testing.assert_close(many, updates_of(network, x, output_error), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.few(14)
+@pytest.mark.few(8)
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_ppos_ratio_is_one_before_the_first_step_of_an_update(name, settings):
     """A sweep that draws noise or has not settled would compare an action with another network's.

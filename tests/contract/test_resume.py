@@ -185,6 +185,7 @@ def test_what_cannot_go_on_in_an_episode_says_so_first(capsys: pytest.CaptureFix
     assert (result(Path("run"))["status"], result(Path("run"))["timesteps"]) == ("done", 256)
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_goes_on() -> None:
     check([*SETTINGS, *PPO], kills=(2, 1, 3))
 

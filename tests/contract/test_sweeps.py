@@ -49,6 +49,7 @@ def bytes_of(study: str) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for name in COMPARED for file in root.rglob(name)}
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_other_code_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ["train", "-m", "seed=0,1", "evaluation.interval=0", *SMALL]
     assert main(sweep) == 0

@@ -139,6 +139,7 @@ def test_a_rule_of_ones_own_is_tuned_in_a_space_of_its_own() -> None:
 # -- a study ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_study_that_was_broken_off_is_the_one_that_would_have_been(monkeypatch: pytest.MonkeyPatch) -> None:
     def peaked(config: Any) -> dict[str, Any]:
         return {"return_mean": -abs(rate(config) - 0.01) * 100 + config.seed % 5}

@@ -119,7 +119,7 @@ def test_a_member_is_a_run_under_every_rule(name, rule, task):
     check(name, rule=rule, task=task)
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("setting", quick(SETTINGS, ("normalised", "gsde", "critic")))
 @pytest.mark.parametrize("name", KINDS)
 def test_a_member_is_a_run_with_every_setting(name, setting):

@@ -87,7 +87,7 @@ def test_first_update_agrees_in_single_precision(case: str) -> None:
     assert_equal(train(ours(case), 1), train(theirs(case), 1), tolerance=1e-6)
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 def test_twenty_updates_agree_in_double_precision(case: str) -> None:
     agent = train(in_double_precision(ours(case)), 20)
     reference = train(in_double_precision(theirs(case)), 20)

@@ -300,6 +300,7 @@ def test_the_published_table_of_needs(name):
     assert all(ours == theirs for ours, theirs in zip(needs, PUBLISHED[name], strict=True) if theirs is not None)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "symmetric", "accurate"),
     [

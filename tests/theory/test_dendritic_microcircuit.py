@@ -211,6 +211,7 @@ def apical_residue(network, x):
     return [(a.norm() / f.norm()).item() for a, f in zip(acting_apical(network, x), feedback, strict=True)]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("nudge", [0.1, 0.01])
 def test_interneurons_learn_to_predict_feedback_while_the_network_learns(build, nudge):
     network = build(DendriticMicrocircuit(start="random", nudge=nudge), (6, 20, 20, 3))

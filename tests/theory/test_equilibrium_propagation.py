@@ -259,6 +259,7 @@ def test_a_response_is_the_difference_of_two_activities_without_its_rounding(act
         torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=3e-6 * abs(size))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("settings", [{}, {"nudging": "one_sided"}, {"feedback": "learnt"}])
 def test_it_stays_stable_while_it_trains(build, batch, settings):
     network = trained(build(EquilibriumPropagation(**settings), (5, 40, 40, 3)).float(), 200)

@@ -197,6 +197,7 @@ def test_kolen_pollack_difference_shrinks_elementwise_by_its_law(build, batch):
         torch.testing.assert_close(layer.weight - feedback, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("activation", ["identity", "tanh"])
 def test_the_weight_mirror_finds_the_forward_weights(activation):
     run = teacher_student(WeightMirror(), 600, lr=3e-3, activation=activation)

@@ -243,6 +243,7 @@ def test_in_float32_the_shipped_relaxation_points_where_backprop_does(variant, g
         assert torch.cosine_similarity(update.flatten(), gradient.flatten(), dim=0) > 0.95
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_it_stays_stable_while_it_trains(build, batch, variant):
     network = trained(build(PredictiveCoding(variant), (5, 40, 40, 3)).float(), 200)

@@ -136,6 +136,7 @@ def test_a_sample_without_error_adds_nothing(build, batch):
         torch.testing.assert_close(update, alone, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("sizes", [(30, 20, 10), (20, 20, 20, 10)])
 def test_the_angle_to_backprop_falls_during_training(sizes):
     """As feedback alignment: small initial weights, a linear teacher, gradient descent (Lillicrap et al. 2016)."""

@@ -218,6 +218,7 @@ def test_learnt_inverses_reconstruct_a_layer_while_the_network_learns(activation
     assert max(end) < 0.05
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("activation", "optimizer"), [("identity", "adam"), ("relu", "adam"), ("tanh", "rmsprop")])
 def test_local_feedback_turns_to_the_transposed_jacobian_while_the_network_learns(activation, optimizer):
     run = teacher_student(TargetPropagation("local"), 300, lr=5e-3, activation=activation, optimizer=optimizer)
