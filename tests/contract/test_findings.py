@@ -24,11 +24,13 @@ PROSPECTIVE = (
     "segregated_dendrites",
     "burst",
 )
-BRING_BACK = ("backprop", *FROM_ACTIVITY, "sign_symmetry", "node_perturbation")
 UNGATED = ("feedback_alignment", "direct_feedback_alignment", "segregated_dendrites", "burst")
 FIXED_FEEDBACK = (*UNGATED, "gated")
 ALONG_WEIGHTS = ("weight_perturbation", "forward_gradient")
-DO_NOT = (*FIXED_FEEDBACK, "kolen_pollack", "pepita")
+AS_BACKPROP = ("node_perturbation", "sign_symmetry", "weight_mirror", "predictive_coding", "equilibrium_propagation")
+BY_LESS = ("target_propagation", "deep_feedback_control", *ALONG_WEIGHTS)
+BRING_BACK = ("backprop", *AS_BACKPROP, *BY_LESS)
+DO_NOT = (*FIXED_FEEDBACK, "kolen_pollack", "pepita", "dendritic_microcircuit")
 """The cursor, on Interface."""
 WORSE_WITH_A_FINITE_NUDGE = ("deep_feedback_control", "dendritic_microcircuit")
 """On CartPole."""
@@ -44,8 +46,8 @@ DIFFER = {
     ],
     "interface": [
         *((rule, "readout") for rule in BRING_BACK),
-        ("backprop", "target_propagation"),
-        *(("node_perturbation", rule) for rule in DO_NOT),
+        *(("backprop", rule) for rule in BY_LESS),
+        *((one, other) for one in (*AS_BACKPROP, *BY_LESS) for other in DO_NOT),
     ],
     "lunar_lander": [
         *(
@@ -77,7 +79,7 @@ NOT_TOLD_APART = {
         ("burst", f"burst {figures.PRESET}"),
     ],
     "interface": [
-        *(("backprop", rule) for rule in ("node_perturbation", "sign_symmetry", "weight_mirror")),
+        *(("backprop", rule) for rule in AS_BACKPROP),
         *(("readout", rule) for rule in DO_NOT),
     ],
     "lunar_lander": [
@@ -178,6 +180,13 @@ def test_credit_is_as_it_is_said(task: str, rule: str) -> None:
     assert words in " ".join(FINDINGS.split())
 
 
+def test_interface_has_every_rule_and_tells_them_apart_in_two() -> None:
+    task = figures.task_of(figures.TABLES["interface"])
+    assert {each.name.split()[0] for each in task.contenders} == {*rule_names()} == {"readout", *BRING_BACK, *DO_NOT}
+    backprop = contender("interface", "backprop").score.value
+    assert all(backprop - contender("interface", rule).score.value < 0.02 for rule in BRING_BACK)
+
+
 def test_how_many_pairs_digit_sum_tells_apart() -> None:
     claim = f"{len(settled('digit_sum'))} of {len(figures.task_of(figures.TABLES['digit_sum']).pairs)} pairs"
     assert claim in " ".join(FINDINGS.split())
@@ -205,7 +214,7 @@ def test_what_a_neuron_is_taught_tells_who_brings_the_cursor_back() -> None:
     def middle(rule: str, measure: str) -> float:
         return float(interface.middle([row for row in rows if row["rule"] == rule], measure))
 
-    assert min(middle(rule, "teaching_correlation") for rule in BRING_BACK) >= 0.78
+    assert min(middle(rule, "teaching_correlation") for rule in BRING_BACK) >= 0.73
     assert max(middle(rule, "teaching_correlation") for rule in DO_NOT) <= 0.47
     assert min(middle(rule, "potent_share") for rule in BRING_BACK) > 0.2
     assert max(middle(rule, "potent_share") for rule in DO_NOT) <= 0.05
