@@ -382,6 +382,7 @@ def test_a_probe_finds_what_is_not_finite_and_changes_nothing(build):
     assert drawing.modulator is None
 
 
+@pytest.mark.few(28)
 @pytest.mark.parametrize("sizes", [(5, 3), (5, 4, 3), (5, 4, 4, 3)])
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_every_rule_teaches_what_it_says(build, batch, name, settings, sizes):

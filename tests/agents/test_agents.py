@@ -87,6 +87,7 @@ def test_predict_and_evaluate(name):
     assert deviation >= 0
 
 
+@pytest.mark.few(3)
 @each_agent
 @pytest.mark.parametrize("rule", ["backprop", "feedback_alignment"])
 def test_save_and_load(name, rule, tmp_path):

@@ -71,6 +71,7 @@ def rules(agent):
 # The rule
 
 
+@pytest.mark.few(3)
 @each_agent
 def test_pretrained_by_backprop_it_goes_on_by_feedback_alignment(kind, store):
     agent = store.save(make(kind).learn(100))
@@ -322,6 +323,7 @@ def test_what_only_a_constructor_can_do_is_refused(tmp_path):
 # What SB3's own agents saved
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", [PPO, A2C])
 @pytest.mark.parametrize("rule", [None, "feedback_alignment", "kolen_pollack"])
 def test_a_zip_of_sb3s_own(kind, rule, tmp_path):

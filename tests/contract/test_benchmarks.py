@@ -132,6 +132,7 @@ def test_throughput_reports_a_ratio(case, capsys):
     assert case in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_throughput_compares_rules_with_themselves_alone(capsys):
     rules = ["backprop", "kolen_pollack"]
     throughput.main(["--members", "2", "--rounds", "2", "--timesteps", "64", "--rules", *rules])
@@ -158,6 +159,7 @@ def test_perturbation_costs_little_more_than_its_extra_sweeps(rule, depth, batch
     assert row["arithmetic_over_draws"] == pytest.approx(row["flops"] / (autograd + draws * sweep))
 
 
+@pytest.mark.slow
 def test_variance_writes_a_row_for_each_network_and_a_figure(tmp_path, capsys):
     rules = ["backprop", "feedback_alignment", "node_perturbation"]
     variance.main(["--quick", "--repeats", "3", "--seeds", "2", "--output", str(tmp_path / "v"), "--rules", *rules])

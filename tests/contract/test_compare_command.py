@@ -457,7 +457,7 @@ def test_whatever_a_run_is_called_stays_a_name(capsys: pytest.CaptureFixture) ->
     assert name in shown(capsys)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "odd",

@@ -169,7 +169,7 @@ def check_trains(page: str, monkeypatch: pytest.MonkeyPatch, of_sweeps_the_first
         assert compose_jobs(parse(small(arguments))), shlex.join(arguments)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("page", FIRST)
 def test_the_train_commands_of_the_first_pages_are_ones_that_bio_rl_takes(
     page: str, monkeypatch: pytest.MonkeyPatch

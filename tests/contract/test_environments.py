@@ -329,6 +329,7 @@ def test_play_of_a_task_that_cannot_draw_prints_returns(task: str, train: Any, c
     assert err.count("\n") == 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("frame", "expected"),
     [

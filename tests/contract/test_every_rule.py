@@ -41,6 +41,7 @@ def test_a_copy_draws_the_same_and_is_freed_with_its_last_reference(build, name,
         assert not torch.rand(3, generator=copied).equal(torch.rand(3, generator=own))
 
 
+@pytest.mark.few(13)
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_no_error_no_update(build, batch, name, settings):
     network = build(make_rule(name, **settings))
@@ -48,6 +49,7 @@ def test_no_error_no_update(build, batch, name, settings):
     assert all(update.eq(0).all() for update in updates_of(network, x, torch.zeros_like(output_error)))
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(("name", "settings"), SAMPLE_BY_SAMPLE)
 def test_a_sample_without_an_error_changes_nothing(build, batch, name, settings):
     network = build(make_rule(name, **settings))
@@ -68,6 +70,7 @@ def test_an_update_is_as_large_as_its_error(build, batch, name, settings, scale)
     torch.testing.assert_close(updates_of(network, x, scale * output_error), expected, rtol=1e-6, atol=1e-9 * scale)
 
 
+@pytest.mark.few(11)
 @pytest.mark.parametrize(("name", "settings"), DRAW_NO_NOISE)
 def test_a_mean_over_equal_samples_is_one_sample(build, batch, name, settings):
     network = build(make_rule(name, **settings))

@@ -23,7 +23,7 @@ def updated(network: Network, x, output_error) -> list[torch.Tensor | None]:
     return [parameter.grad for layer in network.layers for parameter in layer.parameters()]
 
 
-@pytest.mark.few(52)
+@pytest.mark.few(26)
 @pytest.mark.parametrize("number", [1, 2, -1])
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_a_frozen_layer_stays_and_the_others_learn(build, batch, name, settings, number):
@@ -67,6 +67,7 @@ def test_feedback_beside_a_frozen_layer_repeats_nothing_but_may_find_its_weights
     assert feedback[1].grad.ne(0).any() == (name == "weight_mirror")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["node_perturbation", "weight_perturbation", "forward_gradient"])
 def test_what_does_not_learn_is_not_perturbed(build, batch, name):
     """Noise in the first layer would reach the second's update through the loss."""

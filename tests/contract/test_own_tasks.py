@@ -31,7 +31,7 @@ def test_every_task_has_a_file_and_settings_of_its_own():
         assert (config_folder() / "tuned" / name / "ppo.yaml").exists()
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_every_task_trains(name, members, train):

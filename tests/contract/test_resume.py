@@ -208,6 +208,7 @@ def test_a_run_killed_while_anything_is_written_aside_goes_on_and_leaves_no_draf
     assert hidden == {".lock", ".hydra"}
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_from_a_finished_one() -> None:
     longer = [*SETTINGS, *PPO, "optimizer.learning_rate=0.001", "agent.clip_range=0.2"]
     shorter = [each.replace("timesteps=256", "timesteps=128") for each in longer]

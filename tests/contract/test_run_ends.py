@@ -145,6 +145,7 @@ def test_an_action_that_is_not_finite_is_the_networks_doing() -> None:
         envs.step(np.array([[0], [np.nan]], np.float32))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -50,7 +50,7 @@ def test_a_finished_run_has_every_file_and_every_key(train: Train, capfd: pytest
     assert [len(found["feedback_angle"][name]) for name in ("actor", "critic")] == [2, 2]
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("where", "logdir"),
     [

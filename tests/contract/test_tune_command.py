@@ -105,6 +105,7 @@ def test_what_a_preset_stands_for_is_where_the_search_begins(monkeypatch: pytest
         assert len(set(tried)) > 1
 
 
+@pytest.mark.slow
 def test_the_values_found_bring_the_rules_settings_that_they_were_found_with(monkeypatch: pytest.MonkeyPatch) -> None:
     returns_of(monkeypatch, lambda config: {"return_mean": float(config.rule.nudge)})
     assert tune("rule=predictive_coding rule.preset=prospective rule.steps=7 members=2 --trials 3") == 0

@@ -40,7 +40,7 @@ def one_update(network: Network, batch: int) -> None:
     network.rule.assign(network, network.rule.forward(network, x), output_error)
 
 
-@pytest.mark.few(19)
+@pytest.mark.few(11)
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_arithmetic_is_what_the_profiler_counts(build: Build, name: str, settings: dict) -> None:
@@ -58,6 +58,7 @@ def test_arithmetic_is_what_the_profiler_counts(build: Build, name: str, setting
     assert counted == counter.get_total_flops() / 2
 
 
+@pytest.mark.few(13)
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE)
 def test_counting_leaves_no_trace(build: Build, name: str, settings: dict) -> None:
     network = build(make_rule(name, **settings), SIZES)

@@ -81,6 +81,7 @@ def test_steady_control_is_the_damped_gauss_newton_step(build, batch, sizes, act
     assert_least_norm(network, *batch(network), rtol=1e-5)
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("gain", [1, 2, 4])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_it_is_so_for_every_activation_however_large_the_weights(build, batch, activation, gain):

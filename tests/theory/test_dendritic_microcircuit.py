@@ -138,6 +138,7 @@ def test_the_default_nudge_stays_near_backprop(build, batch):
         assert cosines(network, exact).min() > 0.95
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("start", ["self_predicting", "random"])
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softplus", "identity"])
 @pytest.mark.parametrize("sizes", [(4, 3), (4, 6, 3), (4, 6, 5, 7, 3)])

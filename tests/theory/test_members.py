@@ -55,7 +55,7 @@ def assert_same_state(network, expected, **tolerances):
         torch.testing.assert_close(state[name], other[name], **tolerances, msg=named)
 
 
-@pytest.mark.few(37)
+@pytest.mark.few(22)
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE + RELAXING)
 def test_a_member_learns_as_it_would_alone(build, name, settings, activation):
@@ -70,7 +70,7 @@ def test_a_member_learns_as_it_would_alone(build, name, settings, activation):
         assert_same_state(together.member(number), network, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.few(37)
+@pytest.mark.few(22)
 @pytest.mark.parametrize("fault", [float("nan"), 1e300])
 @pytest.mark.parametrize(("name", "settings"), EVERY_RULE + RELAXING)
 def test_a_member_that_diverges_leaves_the_others_alone(build, name, settings, fault):

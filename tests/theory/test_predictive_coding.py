@@ -61,6 +61,7 @@ def descent_on_energy(network, x, output_error, rule):
         yield torch.autograd.grad(energy(size / nudge), weights)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("sizes", SIZES[1:])
 @pytest.mark.parametrize(("activation", "output", "members"), [("tanh", "identity", ()), ("softplus", "elu", (2, 3))])
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -102,6 +103,7 @@ def first_order_cases():
         yield pytest.param(variant, *shape, weights, marks=[pytest.mark.slow] if minutes else [])
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize(("variant", "sizes", "activation", "members", "weights"), first_order_cases())
 def test_bias_towards_backprop_is_first_order_in_the_nudge(build, batch, variant, sizes, activation, members, weights):
     network = grow(build(Backprop(), sizes, activation, members=members), weights)

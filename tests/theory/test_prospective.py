@@ -453,6 +453,7 @@ def test_a_large_response_is_the_difference_itself(build, activation):
         torch.testing.assert_close(found, function.forward(drive + change) - activity, rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("name", ["predictive_coding", "equilibrium_propagation", "deep_feedback_control"])
 def test_a_stiff_network_stays_finite_and_all_but_control_settles(build, batch, name, weights):

@@ -114,6 +114,7 @@ def limit_of_small_nudges(network, x, output_error):
     return updates
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("gain", [1, 2, 4])
 @pytest.mark.parametrize(
     ("activation", "sizes"),

@@ -81,6 +81,7 @@ def test_a_batch_of_one_is_a_single_copy(name):
     assert ended > 0
 
 
+@pytest.mark.few(4)
 @each_task
 def test_every_copy_of_a_batch_moves_as_one_alone_would(name):
     batch = batch_of(name, 7)
