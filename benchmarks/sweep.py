@@ -52,15 +52,22 @@ class Launcher(NamedTuple):
         plugin: the module that brings it.
         workers: the setting of how many jobs go side by side. ``None``: all of a sweep, which then has as many jobs
             as there are workers, each as much longer.
+        others: settings that it is used with here.
     """
 
     plugin: str
     workers: str | None
+    others: tuple[str, ...] = ()
 
 
 LAUNCHERS = {
     "joblib": Launcher("hydra_plugins.hydra_joblib_launcher", "hydra.launcher.n_jobs"),
-    "ray": Launcher("hydra_plugins.hydra_ray_launcher", "+hydra.launcher.ray.init.num_cpus"),
+    "ray": Launcher(
+        "hydra_plugins.hydra_ray_launcher",
+        "+hydra.launcher.ray.init.num_cpus",
+        # Nobody looks at it.
+        ("+hydra.launcher.ray.init.include_dashboard=false",),
+    ),
     "submitit_local": Launcher("hydra_plugins.hydra_submitit_launcher", None),
 }
 
@@ -109,8 +116,8 @@ class Side:
             for number in range(self.workers):
                 yield self._sweep(timesteps, range(number, self.jobs, self.workers))
             return
-        setting = LAUNCHERS[self.launcher].workers
-        launched = [f"hydra/launcher={self.launcher}"]
+        _, setting, others = LAUNCHERS[self.launcher]
+        launched = [f"hydra/launcher={self.launcher}", *others]
         if setting is None:
             yield self._sweep(timesteps * self.jobs // self.workers, range(self.workers)) + launched
         else:
