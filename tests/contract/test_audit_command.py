@@ -45,6 +45,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]
     return lambda arguments: main(["audit", *arguments.split()])
 
 
+TRANSPORT = {"backprop": "values", "feedback_alignment": "none", "sign_symmetry": "signs"}
+
+
 def words(table: str, name: str) -> list[str]:
     """Those of a rule's line in a printed table."""
     return next(line.split() for line in table.splitlines() if line.split()[:1] == [name])
@@ -55,6 +58,8 @@ def words(table: str, name: str) -> list[str]:
 def test_a_rule_declares_what_is_measured_and_the_readme_says_so(name: str, capsys: pytest.CaptureFixture) -> None:
     (row,) = audits([name])
     assert (row["name"], row["contradictions"]) == (name, [])
+    if name in TRANSPORT:
+        assert row["measured"]["weight_transport"] == TRANSPORT[name]
     print_table([row])
     printed = capsys.readouterr().out
     _, _, table = README.read_text().partition(printed.splitlines()[1][-20:])
@@ -66,7 +71,9 @@ def test_the_readme_shows_the_table_that_is_printed(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    print_table(audits([]))
+    rows = audits([])
+    assert [row["name"] for row in rows] == rule_names()
+    print_table(rows)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert max(map(len, lines)) <= 80
     assert "\n".join(["```", *lines, "```"]) in README.read_text()
